@@ -1,0 +1,339 @@
+"""Arrays of any library in, the same kind out: NumPy, CuPy, PyTorch, the CUDA array interface and DLPack.
+
+Inside the package every operand is an `Array`: a view of the caller's memory, with its library behind it. Nothing is
+copied here unless the memory cannot be addressed in whole elements (a misaligned or byte-swapped NumPy array).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "bool": 1}
+
+
+class NumpyLibrary:
+    """Host memory."""
+
+    name = "numpy"
+
+    def is_owner(self, x: Any) -> bool:
+        return isinstance(x, np.ndarray | np.generic)
+
+    def prepare(self, x: Any) -> Any:
+        """`x` itself, or a copy where its elements cannot be addressed natively."""
+        x = np.asarray(x)
+        whole = x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
+        return x if whole else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
+
+    def dtype(self, x: Any) -> str:
+        return x.dtype.name
+
+    def strides(self, x: Any) -> tuple[int, ...]:
+        return tuple(s // x.itemsize for s in x.strides)
+
+    def address(self, x: Any) -> int:
+        return x.__array_interface__["data"][0]
+
+    def device(self, x: Any) -> int | None:
+        return None
+
+    def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
+        return np.empty(shape, BFLOAT16 if dtype == "bfloat16" else dtype)
+
+    def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
+        bytes_apart = [s * x.itemsize for s in strides]
+        return np.lib.stride_tricks.as_strided(x, shape, bytes_apart, writeable=x.flags.writeable)
+
+    def current_stream(self, device: int | None) -> int:
+        return 0
+
+    def on_stream(self, stream: int, device: int | None) -> Any:
+        """Make `stream` the library's current one, and have it wait for what the current one was given so far."""
+        return contextlib.nullcontext()
+
+
+class CupyLibrary(NumpyLibrary):
+    """Device memory of CuPy."""
+
+    name = "cupy"
+
+    @property
+    def cupy(self) -> Any:
+        import cupy
+
+        return cupy
+
+    def is_owner(self, x: Any) -> bool:
+        return "cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray)
+
+    def prepare(self, x: Any) -> Any:
+        return x
+
+    def address(self, x: Any) -> int:
+        return x.data.ptr
+
+    def device(self, x: Any) -> int | None:
+        return x.device.id
+
+    def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
+        with self.cupy.cuda.Device(device):
+            return self.cupy.empty(shape, BFLOAT16 if dtype == "bfloat16" else dtype)
+
+    def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
+        return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
+
+    def current_stream(self, device: int | None) -> int:
+        with self.cupy.cuda.Device(device):
+            return self.cupy.cuda.get_current_stream().ptr
+
+    def on_stream(self, stream: int, device: int | None) -> Any:
+        new = self.cupy.cuda.ExternalStream(stream, device)
+        with self.cupy.cuda.Device(device):
+            new.wait_event(self.cupy.cuda.get_current_stream().record())
+        return new
+
+
+class TorchLibrary:
+    """Tensors on a CUDA device."""
+
+    name = "torch"
+
+    @property
+    def torch(self) -> Any:
+        import torch
+
+        return torch
+
+    def is_owner(self, x: Any) -> bool:
+        return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)
+
+    def prepare(self, x: Any) -> Any:
+        if x.requires_grad:
+            raise TypeError("the tensor requires grad: numba_flash.torch carries gradients; or pass tensor.detach()")
+        return x.resolve_conj().resolve_neg()
+
+    def dtype(self, x: Any) -> str:
+        return str(x.dtype).removeprefix("torch.")
+
+    def strides(self, x: Any) -> tuple[int, ...]:
+        return tuple(x.stride())
+
+    def address(self, x: Any) -> int:
+        return x.data_ptr()
+
+    def device(self, x: Any) -> int | None:
+        return x.device.index
+
+    def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
+        return self.torch.empty(tuple(shape), dtype=getattr(self.torch, dtype), device=f"cuda:{device}")
+
+    def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
+        return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())
+
+    def current_stream(self, device: int | None) -> int:
+        return self.torch.cuda.current_stream(device).cuda_stream
+
+    def on_stream(self, stream: int, device: int | None) -> Any:
+        new = self.torch.cuda.ExternalStream(stream, device)
+        new.wait_stream(self.torch.cuda.current_stream(device))
+        return self.torch.cuda.stream(new)
+
+
+NUMPY, CUPY, TORCH = NumpyLibrary(), CupyLibrary(), TorchLibrary()
+Library = NumpyLibrary | TorchLibrary
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """A view of somebody's memory: shape, strides in elements, dtype name, address, and the CUDA device (None: host).
+
+    `data` is the view as `library` knows it and keeps the memory alive.
+    """
+
+    data: Any
+    library: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: int | None
+
+    @property
+    def address(self) -> int:
+        """Where element [0, 0, ...] lies."""
+        return self.library.address(self.data)
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    def strided(self, shape: Sequence[int], strides: Sequence[int]) -> Array:
+        """The same memory with another shape and other strides (in elements)."""
+        return wrap(self.library.as_strided(self.data, shape, strides), self.library)
+
+    def broadcast(self, shape: Sequence[int]) -> Array:
+        """This array repeated to `shape` by strides of 0; raises ValueError where the axes do not fit."""
+        missing = len(shape) - len(self.shape)
+        if missing < 0 or any(n not in (1, want) for n, want in zip(self.shape, shape[missing:], strict=True)):
+            raise ValueError(f"{self.shape} does not broadcast to {tuple(shape)}")
+        kept = zip(self.shape, shape[missing:], self.strides, strict=True)
+        strides = [0] * missing + [s if n == want else 0 for n, want, s in kept]
+        return self.strided(shape, strides)
+
+    def fill(self, value: float) -> None:
+        """Set every element."""
+        self.data[...] = value
+
+    def reshape(self, shape: Sequence[int]) -> Array:
+        """A contiguous array with another shape."""
+        return wrap(self.data.reshape(tuple(shape)), self.library)
+
+    def __getitem__(self, index: Any) -> Array:
+        return wrap(self.data[index], self.library)
+
+
+def wrap(data: Any, library: Any) -> Array:
+    """The `Array` over a NumPy array, a CuPy array or a CUDA tensor of `library`."""
+    return Array(
+        data=data,
+        library=library,
+        shape=tuple(data.shape),
+        strides=library.strides(data),
+        dtype=library.dtype(data),
+        device=library.device(data),
+    )
+
+
+def read(x: Any) -> Array:
+    """Any supported array as an `Array` over the same memory.
+
+    Raises
+    ------
+    TypeError
+        if `x` is no array, requires gradients, or lies on a GPU while neither CuPy nor its own library can read it
+    """
+    if NUMPY.is_owner(x):
+        return wrap(NUMPY.prepare(x), NUMPY)
+    if CUPY.is_owner(x):
+        return wrap(x, CUPY)
+    if TORCH.is_owner(x):
+        x = TORCH.prepare(x)
+        return wrap(x, TORCH) if x.is_cuda else wrap(NUMPY.prepare(tensor_to_numpy(x)), NUMPY)
+    if hasattr(x, "__cuda_array_interface__") or on_cuda_by_dlpack(x):
+        if importlib.util.find_spec("cupy") is None:
+            raise TypeError(
+                f"{type(x).__name__} lies on a GPU and needs CuPy to be read: pip install numba_flash[cu13]"
+            )
+        return wrap(CUPY.cupy.asarray(x) if hasattr(x, "__cuda_array_interface__") else CUPY.cupy.from_dlpack(x), CUPY)
+    if hasattr(x, "__array_interface__") or hasattr(x, "__array__"):
+        return wrap(NUMPY.prepare(np.asarray(x)), NUMPY)
+    if hasattr(x, "__dlpack__"):
+        return wrap(NUMPY.prepare(np.from_dlpack(x)), NUMPY)
+    raise TypeError(f"{type(x).__name__} is no array (NumPy, CuPy, PyTorch, CUDA array interface or DLPack)")
+
+
+def on_cuda_by_dlpack(x: Any) -> bool:
+    """Does `x` export DLPack memory of a CUDA device (device type 2)?"""
+    return hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and int(x.__dlpack_device__()[0]) == 2
+
+
+def tensor_to_numpy(x: Any) -> np.ndarray:
+    """A CPU tensor's memory as a NumPy array; bfloat16, which torch cannot export, travels as its bits."""
+    if str(x.dtype) == "torch.bfloat16":
+        return x.view(TORCH.torch.int16).numpy().view(BFLOAT16)
+    return x.numpy()
+
+
+def give_back(result: Array, like: Any) -> Any:
+    """`result` as the kind of array that `like`, the caller's first operand, is."""
+    if not TORCH.is_owner(like) or result.library is TORCH:
+        return result.data
+    if result.dtype == "bfloat16":
+        return TORCH.torch.from_numpy(result.data.view(np.int16)).view(TORCH.torch.bfloat16)
+    return TORCH.torch.from_numpy(result.data)
+
+
+@cache
+def gpu_count() -> int:
+    """How many CUDA devices CuPy can use; 0 without CuPy, a driver or a GPU."""
+    if importlib.util.find_spec("cupy") is None:
+        return 0
+    try:
+        return CUPY.cupy.cuda.runtime.getDeviceCount()
+    except CUPY.cupy.cuda.runtime.CUDARuntimeError:
+        return 0
+
+
+def to_gpu(x: Any) -> Any:
+    """A CuPy copy, on the current device, of any host array; None stays None."""
+    return None if x is None else CUPY.cupy.asarray(read(x).data)
+
+
+def to_host(x: Any) -> Array:
+    """A CuPy array's copy in host memory, made once the current stream is done."""
+    return wrap(CUPY.cupy.asnumpy(x), NUMPY)
+
+
+def empty(like: Array, shape: Sequence[int], dtype: str) -> Array:
+    """An uninitialised, contiguous array of the library and on the device of `like`."""
+    return wrap(like.library.empty(shape, dtype, like.device), like.library)
+
+
+def stream_handle(stream: Any) -> int:
+    """The CUDA stream handle in an int or a CuPy, torch, numba or cuda.core stream."""
+    if isinstance(stream, int):
+        return stream
+    for attribute in ("ptr", "cuda_stream"):  # CuPy, torch
+        if hasattr(stream, attribute):
+            return int(getattr(stream, attribute))
+    if hasattr(stream, "__cuda_stream__"):  # cuda.core
+        return int(stream.__cuda_stream__()[1])
+    handle = getattr(stream, "handle", None)  # numba
+    if handle is None:
+        raise TypeError(f"stream: {type(stream).__name__} is no CUDA stream (int, CuPy, torch, numba or cuda.core)")
+    return int(getattr(handle, "value", handle) or 0)
+
+
+def fold_leading(arrays: Sequence[Array | None], keep: int) -> list[tuple[Array | None, ...]]:
+    """Turn the common leading axes of `arrays` into one batch axis before the last `keep` axes, without copying.
+
+    Neighbouring leading axes become one where every array's strides allow it; what cannot be folded is split into
+    several groups of arrays. Returns the groups; every array in them has keep + 1 axes.
+    """
+    present = [x for x in arrays if x is not None]
+    lead = present[0].shape[: len(present[0].shape) - keep]
+    if 0 in lead:
+        return []
+    axes = merged_axes(lead, [x.strides for x in present])
+    sizes = [int(np.prod([lead[axis] for axis in group])) for group in axes]
+
+    def fold(x: Array) -> Array:
+        kept = len(x.shape) - keep
+        outer = [x.strides[group[-1]] for group in axes]
+        return x.strided((*sizes, *x.shape[kept:]), (*outer, *x.strides[kept:]))
+
+    folded = [None if x is None else fold(x) for x in arrays]
+    return [tuple(None if x is None else x[index] for x in folded) for index in np.ndindex(*sizes[:-1])]
+
+
+def merged_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Group neighbouring axes that act as one axis in every one of `strides`; at least one group, if need be of axis 0.
+
+    Axes of length 1 are left out: their strides mean nothing.
+    """
+    groups: list[list[int]] = []
+    for axis in (a for a in range(len(shape)) if shape[a] != 1):
+        if groups and all(s[groups[-1][-1]] == shape[axis] * s[axis] for s in strides):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups or [[0]]

@@ -1,0 +1,76 @@
+"""Facts about a device, and the tile sizes that kernels are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from numba_flash.ptx import SIMULATED
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a kernel must know of the machine it runs on."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    shared_bytes: int  # the most shared memory that one block may have
+    simulated: bool = False
+
+    @property
+    def arch(self) -> str:
+        """As in `sm_80`; 9.0 is `sm_90a`, which has instructions of its own."""
+        major, minor = self.compute_capability
+        return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
+
+
+SIMULATOR = Device("simulator", (9, 0), 227 * 1024, simulated=True)
+
+
+@cache
+def cuda_device(ordinal: int) -> Device:
+    """The CUDA device with this ordinal."""
+    from cuda.core import Device as CudaDevice
+
+    device = CudaDevice(ordinal)
+    return Device(
+        name=device.name,
+        compute_capability=tuple(device.compute_capability),
+        shared_bytes=device.properties.max_shared_memory_per_block_optin,
+    )
+
+
+def current_device(ordinal: int | None) -> Device:
+    """The device that kernels run on: the simulator if NUMBA_ENABLE_CUDASIM=1, else CUDA device `ordinal`."""
+    return SIMULATOR if SIMULATED else cuda_device(ordinal or 0)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tile sizes of an attention kernel.
+
+    A block owns Br query rows and meets Bc keys at a time; head dimensions are padded to D and DV in shared memory.
+    Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread.
+    """
+
+    Br: int
+    Bc: int
+    D: int
+    DV: int
+    rows: int
+    CG: int
+
+    @property
+    def RG(self) -> int:  # noqa: N802
+        """Row groups."""
+        return self.Br // self.rows
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.RG * self.CG
+
+
+def padded(width: int, itemsize: int) -> int:
+    """Elements between rows of a shared tile: 16 bytes more than the row, so that rows start in different banks."""
+    return width + 16 // itemsize

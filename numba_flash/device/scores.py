@@ -1,0 +1,125 @@
+"""From the product q.k to the score that softmax sees: scale, softcap, ALiBi, bias, masks, in this order.
+
+Every thread holds a TM x TN piece of a score tile at (row0, col0): rows rg + RG*r and columns cg + CG*c of it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+from numba_flash.device.number import number
+from numba_flash.problem import ScoreOptions
+from numba_flash.ptx import device
+
+
+@cache
+def make_modify(RG: int, CG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
+    """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
+
+    It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
+    that of the capped score by the scaled product. `bias` and `mask` are views of one head, each followed by its
+    (batch, head, row, column) strides; pairs beyond Nq or Nk are not read.
+    """
+    N = number(dtype)
+    ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
+    SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
+    bias_to_real = number(score.bias or dtype).to_real
+
+    @device
+    def modify(
+        s,
+        derivative,
+        rg,
+        cg,
+        row0,
+        col0,
+        Nq,
+        Nk,
+        scale,
+        softcap,
+        slope,
+        q_offset,
+        bias,
+        bias_strides,
+        mask,
+        mask_strides,
+    ):
+        for r in range(TM):
+            row = row0 + rg + RG * r
+            for c in range(TN):
+                col = col0 + cg + CG * c
+                x = s[r * TN + c] * scale
+                if SOFTCAP:
+                    t = REAL(math.tanh(x / softcap))
+                    x = softcap * t
+                    derivative[r * TN + c] = ONE - t * t
+                if ALIBI:
+                    x -= slope * REAL(abs(row + q_offset - col))
+                if BIAS and row < Nq and col < Nk:
+                    x += REAL(bias_to_real(bias[row * bias_strides[2] + col * bias_strides[3]]))
+                if MASK and row < Nq and col < Nk and mask[row * mask_strides[2] + col * mask_strides[3]] == 0:
+                    x = NEG_INF
+                s[r * TN + c] = x
+
+    return modify
+
+
+@cache
+def make_hide(RG: int, CG: int, TM: int, TN: int, dtype: str):
+    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
+    NEG_INF = number(dtype).neg_inf
+
+    @device
+    def hide(s, rg, cg, row0, col0, Nk, first, last):
+        for r in range(TM):
+            row = row0 + rg + RG * r
+            for c in range(TN):
+                col = col0 + cg + CG * c
+                if col >= Nk or col < row + first or col > row + last:
+                    s[r * TN + c] = NEG_INF
+
+    return hide
+
+
+@cache
+def make_slope(score: ScoreOptions, dtype: str):
+    """Make slope_of(slopes, at): the ALiBi slope at an element of a view, 0 without ALiBi."""
+    ZERO, REAL = number(dtype).zero, number(dtype).real
+    ALIBI, to_real = score.alibi is not None, number(score.alibi or dtype).to_real
+
+    @device
+    def slope_of(slopes, at):
+        return REAL(to_real(slopes[at])) if ALIBI else ZERO
+
+    return slope_of
+
+
+@cache
+def make_gradient(RG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
+    """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
+
+    P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get
+    LSE = +inf here, which makes their P zero.
+    """
+    N = number(dtype)
+    ZERO, NEG_INF, POS_INF, exp = N.zero, N.neg_inf, -N.neg_inf, N.exp
+    SOFTCAP = score.softcap
+
+    @device
+    def gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta):
+        for r in range(TM):
+            row = row0 + rg + RG * r
+            exists = row < Nq
+            lse = LSE[row * LSE_strides[2] if exists else 0]
+            delta_row = delta[row if exists else 0] if exists else ZERO
+            if lse == NEG_INF or not exists:
+                lse = POS_INF
+            for c in range(TN):
+                p = exp(s[r * TN + c] - lse)
+                s[r * TN + c] = p
+                dp[r * TN + c] = p * (dp[r * TN + c] - delta_row)
+                if SOFTCAP:
+                    dp[r * TN + c] *= derivative[r * TN + c]
+
+    return gradient

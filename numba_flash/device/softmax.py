@@ -1,0 +1,62 @@
+"""The online softmax of a register tile whose rows are spread over neighbouring lanes."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numba import cuda
+
+from numba_flash.device.number import number
+from numba_flash.ptx import device
+
+ALL_LANES = 0xFFFFFFFF
+
+
+@cache
+def make_online_softmax(CG: int, TM: int, TN: int, dtype: str):
+    """Make online_softmax(s, m, l, alpha): s becomes e^(s - m); m and l advance; alpha rescales what came before.
+
+    A row lives in CG neighbouring lanes. Each lane's l sums its own columns only, until `make_row_sum`.
+    """
+    N = number(dtype)
+    ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
+
+    @device
+    def row_max(x):
+        step = 1
+        while step < CG:
+            x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
+            step *= 2
+        return x
+
+    @device
+    def online_softmax(s, m, l, alpha):
+        for r in range(TM):
+            m_new = m[r]
+            for c in range(TN):
+                m_new = max(m_new, s[r * TN + c])
+            m_new = row_max(m_new)
+            pivot = ZERO if m_new == NEG_INF else m_new  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
+            alpha[r] = exp(m[r] - pivot)
+            m[r] = m_new
+            l[r] *= alpha[r]
+            for c in range(TN):
+                s[r * TN + c] = exp(s[r * TN + c] - pivot)
+                l[r] += s[r * TN + c]
+
+    return online_softmax
+
+
+@cache
+def make_row_sum(CG: int):
+    """Make row_sum(x): the sum of x over the CG neighbouring lanes that share a row."""
+
+    @device
+    def row_sum(x):
+        step = 1
+        while step < CG:
+            x += cuda.shfl_xor_sync(ALL_LANES, x, step)
+            step *= 2
+        return x
+
+    return row_sum

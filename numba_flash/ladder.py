@@ -1,0 +1,138 @@
+"""The ladder: one row per rung, in the order to read them, and how a call finds its rung."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numba_flash.arrays import gpu_count
+from numba_flash.config import Device, current_device
+from numba_flash.problem import AttentionProblem, MatmulProblem, Reasons
+from numba_flash.ptx import SIMULATED
+
+FORWARD, BACKWARD, MATMUL = "flash_attention", "flash_attention_backward", "matmul"
+
+
+def visible_pairs(p: AttentionProblem) -> int:
+    """How many (query, key) pairs the band of a problem keeps, over all heads."""
+    rows = sum(max(0, min(p.Nk - 1, i + p.last) - max(0, i + p.first) + 1) for i in range(p.Nq))
+    return p.B * p.Hq * rows
+
+
+def forward_flops(p: AttentionProblem) -> int:
+    """Two products over the visible pairs: S = QK^T and O = PV."""
+    return 2 * visible_pairs(p) * (p.d + p.dv)
+
+
+def backward_flops(p: AttentionProblem) -> int:
+    """Five products over the visible pairs: S, dP, dV, dQ, dK."""
+    return 2 * visible_pairs(p) * (3 * p.d + 2 * p.dv)
+
+
+def matmul_flops(p: MatmulProblem) -> int:
+    """A multiplication and an addition for each of M*N*K terms."""
+    return 2 * p.B * p.M * p.N * p.K
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One implementation of one operation.
+
+    `family` is the name that serves several operations; `archs` are the architectures that its kernels compile for,
+    none for a rung of the CPU.
+    """
+
+    name: str
+    module: str
+    operation: str
+    family: str
+    idea: str
+    paper: str
+    archs: tuple[str, ...]
+    flops: Callable[[Any], int]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Does it launch kernels, on a GPU or in the simulator?"""
+        return bool(self.archs)
+
+    def load(self) -> Any:
+        """The rung's module, imported on use."""
+        return importlib.import_module(self.module)
+
+    def why_not(self, problem: Any, device: Device | None) -> list[str]:
+        """Why this rung cannot solve the problem on `device` (None: no GPU); empty if it can."""
+        if not self.on_gpu:
+            return ["the operands lie on a GPU"] if problem.device is not None else []
+        if device is None:
+            return ["no GPU that CuPy can use (NUMBA_ENABLE_CUDASIM=1 runs it in the simulator)"]
+        if device.simulated and problem.device is not None:
+            return ["the operands lie on a GPU, but NUMBA_ENABLE_CUDASIM=1 simulates one in host memory"]
+        return self.load().why_not(problem, device)
+
+
+SIMT = ("sm_75", "sm_80", "sm_90")
+
+LADDER = (
+    Rung("matmul_tiled", "numba_flash.kernels.matmul_tiled", MATMUL, "matmul_tiled",
+         "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
+    Rung("matmul_registers", "numba_flash.kernels.matmul_registers", MATMUL, "matmul_registers",
+         "register tiles: a thread owns 8 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
+    Rung("flash2_forward", "numba_flash.kernels.flash2_forward", FORWARD, "flash2",
+         "the query loop is the grid; one LSE", "Dao 2023, arXiv:2307.08691", SIMT, forward_flops),
+    Rung("flash2_backward", "numba_flash.kernels.flash2_backward", BACKWARD, "flash2",
+         "P from LSE; delta; dK/dV and dQ without atomics", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
+    Rung("cpu_matmul", "numba_flash.cpu.matmul", MATMUL, "cpu",
+         "NumPy's product", "", (), matmul_flops),
+    Rung("cpu_forward", "numba_flash.cpu.forward", FORWARD, "cpu",
+         "flash2_forward with numba.njit on all cores", "Dao 2023, arXiv:2307.08691", (), forward_flops),
+    Rung("cpu_backward", "numba_flash.cpu.backward", BACKWARD, "cpu",
+         "flash2_backward with numba.njit on all cores", "Dao 2023, arXiv:2307.08691", (), backward_flops),
+)  # fmt: skip
+
+# kernel="auto" takes the first of these that can run.
+FASTEST_FIRST = ("matmul_registers", "flash2_forward", "flash2_backward", "cpu_matmul", "cpu_forward", "cpu_backward")
+
+
+def device_for(problem: Any) -> Device | None:
+    """The device that kernels for a problem would run on; None where there is none."""
+    if SIMULATED:
+        return current_device(None)
+    if problem.device is None and gpu_count() == 0:
+        return None
+    return current_device(problem.device)
+
+
+def named(operation: str, kernel: str) -> list[Rung]:
+    """The rungs of an operation that a `kernel=` name, family or "auto" stands for, fastest first."""
+    rungs = [rung for rung in LADDER if rung.operation == operation]
+    if kernel == "auto":
+        rungs = [rung for rung in rungs if rung.name in FASTEST_FIRST and not (SIMULATED and rung.on_gpu)]
+        return sorted(rungs, key=lambda rung: FASTEST_FIRST.index(rung.name))
+    return [rung for rung in rungs if kernel in (rung.name, rung.family)]
+
+
+def choose(operation: str, kernel: str, problems: Sequence[Any]) -> Rung:
+    """The rung for a call.
+
+    Raises
+    ------
+    ValueError
+        if the named rung, or with "auto" every rung, cannot run; it lists all reasons
+    """
+    rungs = named(operation, kernel)
+    reasons = Reasons(operation)
+    if not rungs:
+        known = dict.fromkeys(n for r in LADDER if r.operation == operation for n in (r.family, r.name))
+        reasons.add(f"no kernel {kernel!r}; there are 'auto', {', '.join(map(repr, known))}")
+    for rung in rungs:
+        why = list(dict.fromkeys(reason for p in problems for reason in rung.why_not(p, device_for(p))))
+        if not why:
+            return rung
+        reasons.add(f"kernel {rung.name!r} cannot run: {', '.join(why)}")
+    if rungs and kernel != "auto":
+        reasons.add("use kernel='auto'")
+    reasons.raise_if_any()
+    raise AssertionError("unreachable: no rung and no reason")

@@ -1,0 +1,63 @@
+"""Arithmetic and conversions that Python has no word for: base-2 exponential, NaN-blind maximum, 16-bit floats.
+
+16-bit floats live in memory, and in 16-bit registers, as their bits (uint16); arithmetic on them is float32's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numba.types import float32, uint16
+
+from numba_flash.ptx.codegen import instruction
+
+SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+@instruction("ex2.approx.ftz.f32 $0, $1;", reads=[float32], writes=[float32])
+def ex2(x: Any) -> Any:
+    """2^x in float32 to within 2 ulp; subnormal results are 0."""
+    y = np.exp2(np.float32(x))
+    return np.float32(0) if y < SMALLEST_NORMAL else y
+
+
+@instruction("cvt.f32.f16 $0, $1;", reads=[uint16], writes=[float32])
+def float16_to_float32(bits: Any) -> Any:
+    """The float32 equal to a float16, given as bits."""
+    return np.float32(np.uint16(bits).view(np.float16))
+
+
+@instruction("cvt.rn.f16.f32 $0, $1;", reads=[float32], writes=[uint16])
+def float32_to_float16(x: Any) -> Any:
+    """The bits of the nearest float16, ties to even; beyond 65504 infinity."""
+    return np.float16(x).view(np.uint16)
+
+
+@instruction("mov.b32 $0, {0, $1};", reads=[uint16], writes=[float32])
+def bfloat16_to_float32(bits: Any) -> Any:
+    """The float32 whose upper half is a bfloat16, given as bits."""
+    return (np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+# cvt.rn.bf16.f32 needs sm_80; adding half a unit, and one if that leaves a tie odd, rounds the same on every GPU.
+ROUND_TO_BFLOAT16 = """{
+.reg .pred is_nan;
+.reg .b32 bits, odd;
+mov.b32 bits, $1;
+bfe.u32 odd, bits, 16, 1;
+add.u32 bits, bits, odd;
+add.u32 bits, bits, 0x7FFF;
+shr.u32 bits, bits, 16;
+setp.nan.f32 is_nan, $1, $1;
+selp.b32 bits, 0x7FC0, bits, is_nan;
+cvt.u16.u32 $0, bits;
+}"""
+
+
+@instruction(ROUND_TO_BFLOAT16, reads=[float32], writes=[uint16])
+def float32_to_bfloat16(x: Any) -> Any:
+    """The bits of the nearest bfloat16, ties to even; NaN gives 0x7FC0."""
+    x = np.float32(x)
+    return np.uint16(0x7FC0) if np.isnan(x) else x.astype(ml_dtypes.bfloat16).view(np.uint16)

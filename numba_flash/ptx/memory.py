@@ -1,0 +1,126 @@
+"""Where kernels find their data: typed views of global and shared memory, and loads and stores four elements wide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.np.numpy_support import as_dtype
+
+from numba_flash import simulator
+from numba_flash.ptx.codegen import (
+    dynamic_shared,
+    element_pointer,
+    emitted,
+    global_pointer,
+    literal_shape,
+    make_array,
+)
+
+UNBOUNDED = 1 << 62
+
+
+def _global_view(pointer: Any, at: Any, dtype: Any) -> Any:
+    view = types.Array(dtype.dtype, 1, "C")
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = context.cast(builder, args[0], sig.args[0], types.uint64)
+        offset = context.cast(builder, args[1], sig.args[1], types.uint64)
+        itemsize = context.get_constant(types.uint64, dtype.dtype.bitwidth // 8)
+        address = builder.add(address, builder.mul(offset, itemsize))
+        return make_array(context, builder, view, global_pointer(builder, address), (UNBOUNDED,))
+
+    return view(pointer, at, dtype), emit
+
+
+@emitted(_global_view)
+def global_view(pointer: Any, at: Any, dtype: Any) -> Any:
+    """A one-dimensional array of `dtype` that starts `at` elements behind a device pointer.
+
+    Its length is not known, so nothing checks an index; in the simulator a pointer is the caller's array, and every
+    access is checked against it.
+    """
+    if pointer is None:  # a null pointer: an option that is off
+        return None
+    dtype = as_dtype(dtype)
+    return (pointer + int(at) * dtype.itemsize).view(dtype)
+
+
+def _shared_tile(offset: Any, shape: Any, dtype: Any) -> Any:
+    numbers = literal_shape(shape)
+    if numbers is None or not isinstance(offset, types.IntegerLiteral):
+        return None
+    tile = types.Array(dtype.dtype, len(numbers), "C")
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return make_array(context, builder, tile, dynamic_shared(builder, offset.literal_value), numbers)
+
+    return tile(offset, shape, dtype), emit
+
+
+@emitted(_shared_tile)
+def shared_tile(offset: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The block's dynamic shared memory from byte `offset` on, as an array of constant `shape`.
+
+    Unlike `cuda.shared.array`, tiles may together exceed 48 KB, and the card that draws them says where each lies.
+    """
+    return simulator.shared_window(offset, shape, dtype)
+
+
+def _vector_type(context: Any, dtype: Any) -> Any:
+    from llvmlite import ir
+
+    return ir.VectorType(context.get_data_type(dtype), 4)
+
+
+def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+    pointer = element_pointer(context, builder, array_type, array, index_type, index)
+    return builder.bitcast(pointer, _vector_type(context, array_type.dtype).as_pointer())
+
+
+def _alignment(context: Any, dtype: Any) -> int:
+    return min(16, 4 * context.get_abi_sizeof(context.get_data_type(dtype)))
+
+
+def _load4(array: Any, index: Any) -> Any:
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        from llvmlite import ir
+
+        pointer = _vector_pointer(context, builder, array, args[0], index, args[1])
+        vector = builder.load(pointer, align=_alignment(context, array.dtype))
+        lanes = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
+        return context.make_tuple(builder, sig.return_type, lanes)
+
+    return types.UniTuple(array.dtype, 4)(array, index), emit
+
+
+@emitted(_load4)
+def load4(array: Any, index: Any) -> Any:
+    """Four neighbouring elements from array[index] on: `ld.v4` (16 bytes of float32, two such of float64).
+
+    `index` is an integer or a tuple; the address is a multiple of 16 bytes (8 for 16-bit elements).
+    """
+    return simulator.load_vector(array, index, 4)
+
+
+def _store4(array: Any, index: Any, values: Any) -> Any:
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        from llvmlite import ir
+        from numba.cuda import cgutils
+
+        vector = ir.Constant(_vector_type(context, array.dtype), ir.Undefined)
+        lanes = zip(cgutils.unpack_tuple(builder, args[2], 4), values.types, strict=True)
+        for n, (lane, kind) in enumerate(lanes):
+            lane = context.cast(builder, lane, kind, array.dtype)
+            vector = builder.insert_element(vector, lane, ir.Constant(ir.IntType(32), n))
+        pointer = _vector_pointer(context, builder, array, args[0], index, args[1])
+        builder.store(vector, pointer, align=_alignment(context, array.dtype))
+        return context.get_dummy_value()
+
+    return types.void(array, index, values), emit
+
+
+@emitted(_store4)
+def store4(array: Any, index: Any, values: Any) -> None:
+    """Write four neighbouring elements from array[index] on: `st.v4`; alignment as for `load4`."""
+    simulator.store_vector(array, index, values)

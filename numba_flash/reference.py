@@ -1,0 +1,134 @@
+"""The definition: softmax attention, its gradient and the merge of partial results, in NumPy float64.
+
+Everything else in this package is measured against this file. It forms the whole score matrix, checks nothing and
+knows no tiles; shapes and options are those of `numba_flash.flash_attention`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def softmax(x: Array) -> Array:
+    """e^x over its sum along the last axis; a row of -inf gives zeros."""
+    lse = logsumexp(x)
+    return np.exp(x - np.where(np.isneginf(lse), 0.0, lse)[..., None])
+
+
+def logsumexp(x: Array) -> Array:
+    """log(sum(e^x)) along the last axis; -inf for a row of -inf and for an empty one."""
+    m = x.max(axis=-1, initial=-np.inf)
+    pivot = np.where(np.isneginf(m), 0.0, m)
+    with np.errstate(divide="ignore"):
+        return pivot + np.log(np.exp(x - pivot[..., None]).sum(axis=-1))
+
+
+def expand_heads(x: Array, Hq: int) -> Array:
+    """Repeat KV heads so that query head h meets KV head h // (Hq // Hk)."""
+    return np.repeat(x, Hq // x.shape[-3], axis=-3)
+
+
+def visible(Nq: int, Nk: int, causal: bool = False, q_offset: int | None = None, window: Any = None) -> Array:
+    """(Nq, Nk) bool: may query i see key j? Query i stands at position i + q_offset (default Nk - Nq)."""
+    offset = Nk - Nq if q_offset is None else q_offset
+    i, j = np.arange(Nq)[:, None] + offset, np.arange(Nk)
+    left, right = (None, None) if window is None else window
+    keep = np.ones((Nq, Nk), bool)
+    if causal:
+        keep &= j <= i
+    if left is not None:
+        keep &= j >= i - left
+    if right is not None:
+        keep &= j <= i + right
+    return keep
+
+
+def scores(
+    q: Array,
+    k: Array,
+    *,
+    causal: bool = False,
+    q_offset: int | None = None,
+    window: Any = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Any = None,
+    bias: Any = None,
+    mask: Any = None,
+) -> Array:
+    """S (..., Hq, Nq, Nk): scale*q.k, then softcap, then ALiBi and bias, then -inf where nothing may be seen."""
+    (Hq, Nq, d), Nk = q.shape[-3:], k.shape[-2]
+    s = q @ expand_heads(k, Hq).swapaxes(-1, -2) * (1 / math.sqrt(d) if scale is None else scale)
+    if softcap is not None:
+        s = softcap * np.tanh(s / softcap)
+    if alibi_slopes is not None:
+        offset = Nk - Nq if q_offset is None else q_offset
+        distance = np.abs(np.arange(Nq)[:, None] + offset - np.arange(Nk))
+        s = s - np.asarray(alibi_slopes, np.float64)[..., None, None] * distance
+    if bias is not None:
+        s = s + np.asarray(bias, np.float64)
+    keep = visible(Nq, Nk, causal, q_offset, window)
+    if mask is not None:
+        keep = keep & mask
+    return np.where(keep, s, -np.inf)
+
+
+def attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
+    """O = softmax(S) V and LSE = logsumexp(S), in float64.
+
+    Parameters
+    ----------
+    q, k, v : arrays (..., Hq, Nq, d), (..., Hk, Nk, d), (..., Hk, Nk, dv)
+    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, as in `scores`
+
+    Returns
+    -------
+    o : (..., Hq, Nq, dv) float64; zeros where a row sees no key
+    lse : (..., Hq, Nq) float64; -inf where a row sees no key
+    """
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    s = scores(q, k, **options)
+    return softmax(s) @ expand_heads(v, q.shape[-3]), logsumexp(s)
+
+
+def attention_vjp(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, **options: Any) -> tuple[Array, ...]:
+    """dQ, dK, dV of sum(do*o) + sum(dlse*lse), in float64.
+
+    With P = softmax(S):  dV = P^T dO,  dP = dO V^T,  dS = P*(dP - rowsum(P*dP) + dLSE); softcap multiplies dS by
+    1 - tanh(s/softcap)^2;  dQ = scale dS K,  dK = scale dS^T Q. KV heads sum over their group of query heads.
+    """
+    do, q, k, v = (np.asarray(x, np.float64) for x in (do, q, k, v))
+    Hq, Hk, d = q.shape[-3], k.shape[-3], q.shape[-1]
+    scale, softcap = options.get("scale"), options.get("softcap")
+    scale = 1 / math.sqrt(d) if scale is None else scale
+    ke, ve = expand_heads(k, Hq), expand_heads(v, Hq)
+    p = softmax(scores(q, k, **options))
+    dp = do @ ve.swapaxes(-1, -2)
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True))
+    if dlse is not None:
+        ds = ds + p * np.asarray(dlse, np.float64)[..., None]
+    if softcap is not None:
+        ds = ds * (1 - np.tanh(scale * (q @ ke.swapaxes(-1, -2)) / softcap) ** 2)
+
+    def sum_group(x: Array) -> Array:
+        return x.reshape(*x.shape[:-3], Hk, Hq // Hk, *x.shape[-2:]).sum(axis=-3)
+
+    dq, dk, dv = scale * (ds @ ke), scale * (ds.swapaxes(-1, -2) @ q), p.swapaxes(-1, -2) @ do
+    return dq, sum_group(dk), sum_group(dv)
+
+
+def merge(o1: Array, lse1: Array, o2: Array, lse2: Array) -> tuple[Array, Array]:
+    """Attention over two disjoint sets of keys from the attention over each.
+
+    (LSE, O) with this operation is a commutative monoid with identity (-inf, 0): LSE = log(e^lse1 + e^lse2) and
+    O = e^(lse1 - LSE) o1 + e^(lse2 - LSE) o2.
+    """
+    both = np.stack([np.asarray(lse1, np.float64), np.asarray(lse2, np.float64)], axis=-1)
+    weights = softmax(both)
+    o = weights[..., :1] * np.asarray(o1, np.float64) + weights[..., 1:] * np.asarray(o2, np.float64)
+    return o, logsumexp(both)
