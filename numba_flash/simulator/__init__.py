@@ -1,0 +1,66 @@
+"""numba's CUDA simulator made deterministic and fast.
+
+With NUMBA_ENABLE_CUDASIM=1 in the environment, importing this package puts its scheduler under `numba.cuda`: the
+threads of a block are greenlets that take turns in a fixed order, so that a race is the same wrong number every time,
+and a divergent barrier or a hang is an error that names the threads. Otherwise importing it costs nothing, and calling
+into it is an error.
+
+In pdb, `next` steps over a barrier and stays in its thread.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import Deadlock, DivergentBarrier, MemoryFault
+
+
+def enabled() -> bool:
+    """Is numba's CUDA simulator on?"""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") in ("", "0"):
+        return False
+    from numba import config
+
+    return bool(config.ENABLE_CUDASIM)
+
+
+if TYPE_CHECKING or enabled():
+    from .collectives import exchange, exchange_block, exchange_group
+    from .gate import Gate, park
+    from .install import install
+    from .launch import launch
+    from .options import options
+    from .pointer import Pointer
+    from .thread import Thread, current
+    from .vectors import load_vector, store_vector
+    from .window import shared_window
+
+    install()
+else:
+
+    def _off(*args: Any, **keywords: Any) -> NoReturn:
+        raise RuntimeError("the simulator is off: set NUMBA_ENABLE_CUDASIM=1 before numba is first imported")
+
+    exchange = exchange_block = exchange_group = launch = options = park = Gate = Pointer = Thread = current = _off
+    load_vector = store_vector = shared_window = _off
+
+__all__ = [
+    "Deadlock",
+    "DivergentBarrier",
+    "Gate",
+    "MemoryFault",
+    "Pointer",
+    "Thread",
+    "current",
+    "enabled",
+    "exchange",
+    "exchange_block",
+    "exchange_group",
+    "launch",
+    "load_vector",
+    "options",
+    "park",
+    "shared_window",
+    "store_vector",
+]

@@ -1,0 +1,27 @@
+"""`cuda.syncthreads` and its reductions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .collectives import exchange_block
+
+
+def syncthreads() -> None:
+    """Wait for all threads of the block; a thread that has returned, or waits at another line, is an error."""
+    exchange_block(None, name="syncthreads")
+
+
+def syncthreads_count(predicate: Any) -> int:
+    """The number of threads whose predicate is not 0."""
+    return exchange_block(bool(predicate), name="syncthreads_count", combine=sum)
+
+
+def syncthreads_and(predicate: Any) -> int:
+    """1 if no thread's predicate is 0, otherwise 0."""
+    return int(exchange_block(bool(predicate), name="syncthreads_and", combine=all))
+
+
+def syncthreads_or(predicate: Any) -> int:
+    """1 if some thread's predicate is not 0, otherwise 0."""
+    return int(exchange_block(bool(predicate), name="syncthreads_or", combine=any))

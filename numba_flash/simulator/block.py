@@ -1,0 +1,76 @@
+"""A block: its threads take turns, one after another, until all have returned."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+
+from .gate import Gate
+from .report import add_note, stuck
+from .shared import SharedMemory
+from .thread import Dim3, Thread
+
+if TYPE_CHECKING:
+    from .launch import Launch
+
+
+class Block:
+    """The threads of one block and what they share.
+
+    Attributes
+    ----------
+    threads : list of Thread
+    everyone, returned : int
+        Sets of threads, bit i for thread i: all, and those that are done.
+    gates : dict
+        What threads wait at now.
+    shared : SharedMemory
+    registry : dict
+        What instruction twins keep for the block, such as named barriers.
+    scheduler : greenlet
+        What a thread switches to when it parks.
+    """
+
+    def __init__(self, launch: Launch, blockIdx: Dim3) -> None:
+        self.kernel, self.arguments = launch.kernel, launch.arguments
+        self.gridDim, self.blockDim, self.blockIdx = launch.grid, launch.block, blockIdx
+        self.early, self.sites = launch.early, launch.sites
+        self.threads = launch.threads
+        self.everyone, self.returned = (1 << len(self.threads)) - 1, 0
+        self.gates: dict[Hashable, Gate] = {}
+        self.shared = SharedMemory(launch.shared_bytes)
+        self.registry: dict[Hashable, Any] = {}
+        self.scheduler = getcurrent()
+        self._arrange = launch.arrange
+
+    def run(self) -> None:
+        """Scheduling rounds: every thread that can go on runs until it parks or returns, then gates are opened."""
+        for thread in self.threads:
+            thread.enter(self)
+        ready = list(self.threads)
+        while ready:
+            self._arrange(ready)
+            self._run_round(ready)
+            ready = self._released()
+        if self.gates:
+            raise stuck(self)
+
+    def _run_round(self, ready: list[Thread]) -> None:
+        for thread in ready:
+            try:
+                thread.switch()
+            except BaseException as error:
+                add_note(error, f"in {thread}")
+                raise
+
+    def _released(self) -> list[Thread]:
+        """The threads whose gates are open, as they are numbered."""
+        released = []
+        for gate in [gate for gate in self.gates.values() if gate.is_open()]:
+            del self.gates[gate.key]
+            released += gate.release()
+        released.sort(key=attrgetter("index"))
+        return released

@@ -1,0 +1,123 @@
+"""Run a kernel: block after block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from math import prod
+from operator import index
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from .block import Block
+from .callpath import CallSites
+from .options import chosen
+from .thread import Dim3, Thread, running
+
+MAX_THREADS = 1024
+MAX_GRID = Dim3(2**31 - 1, 65535, 65535)
+MAX_SHARED_BYTES = 227 * 1024
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: what runs, over which grid, in which order."""
+
+    kernel: Callable[..., Any]
+    arguments: Sequence[Any]
+    grid: Dim3
+    block: Dim3
+    shared_bytes: int
+    seed: int | None
+    early: bool
+    sites: CallSites = field(default_factory=CallSites)
+
+    @cached_property
+    def arrange(self) -> Callable[[list[Any]], None]:
+        """Put blocks, or the threads of a round, in the order in which they run."""
+        return Random(self.seed).shuffle if self.seed is not None else lambda items: None
+
+    @cached_property
+    def threads(self) -> list[Thread]:
+        """The threads of a block, as they are numbered."""
+        return [Thread(i, threadIdx) for i, threadIdx in enumerate(_coordinates(self.block))]
+
+    def run(self) -> None:
+        """All blocks, one after another; whatever happens, no thread is left in the middle of a kernel."""
+        blocks = _coordinates(self.grid)
+        self.arrange(blocks)
+        try:
+            for blockIdx in blocks:
+                Block(self, blockIdx).run()
+        finally:
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        """End the threads, which run their `finally` clauses."""
+        for thread in self.threads:
+            if thread:
+                with suppress(Exception):
+                    thread.throw()
+
+
+def launch(
+    function: Callable[..., Any],
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    shared_bytes: int,
+    args: Sequence[Any],
+) -> None:
+    """Run a kernel in the simulator, to its end. Floating-point warnings are silent inside.
+
+    Parameters
+    ----------
+    function : callable
+        The kernel, a plain Python function.
+    grid, block : int or sequence of up to three
+        Number of blocks, and of threads in a block.
+    shared_bytes : int
+        Dynamic shared memory of a block; every byte starts as 0xFF, so that floats are NaN.
+    args : sequence
+        Passed to the kernel as they are.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive or exceeds what CUDA allows: 1024 threads, 65535 blocks along y and z, 227 KB.
+    RuntimeError
+        If called from a kernel.
+    DivergentBarrier, Deadlock
+        If threads wait for what cannot happen any more.
+    Exception
+        Whatever a thread raises, with a note that names the thread.
+    """
+    if running() is not None:
+        raise RuntimeError("a kernel cannot launch a kernel")
+    gridDim, blockDim = _dim3("grid", grid, MAX_GRID), _dim3("block", block, Dim3(1024, 1024, 64))
+    if prod(blockDim) > MAX_THREADS:
+        raise ValueError(f"{block=} has {prod(blockDim)} threads, more than {MAX_THREADS}")
+    if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
+        raise ValueError(f"{shared_bytes=} is not in 0 .. {MAX_SHARED_BYTES}")
+    how = chosen.get()
+    with np.errstate(all="ignore"):
+        Launch(function, tuple(args), gridDim, blockDim, shared_bytes, how.seed, how.landing == "early").run()
+
+
+def _dim3(name: str, sizes: int | Sequence[int], most: Dim3) -> Dim3:
+    numbers = [index(n) for n in (sizes if isinstance(sizes, Sequence) else [sizes])]
+    if not 1 <= len(numbers) <= 3:
+        raise ValueError(f"{name}={sizes} is not one to three sizes")
+    dim = Dim3(*numbers)
+    if not all(1 <= n <= limit for n, limit in zip(dim, most, strict=True)):
+        raise ValueError(f"{name}={sizes} is not between 1 and {tuple(most)}")
+    return dim
+
+
+def _coordinates(dim: Dim3) -> list[Dim3]:
+    """All coordinates, x fastest."""
+    return [Dim3(x, y, z) for z, y, x in product(range(dim.z), range(dim.y), range(dim.x))]

@@ -1,0 +1,59 @@
+"""Loads and stores of several neighbouring elements at once: `ld.v4` and its like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import MemoryFault
+from .memory import address
+from .pointer import Window
+from .thread import running
+from .window import SharedWindow
+
+WIDEST = 16  # bytes that one instruction moves
+
+
+def load_vector(array: Any, index: Any, n: int) -> tuple[Any, ...]:
+    """Element array[index] and the n - 1 behind it on the last axis.
+
+    Parameters
+    ----------
+    array : Window, shared window or ndarray
+        The last axis is contiguous.
+    index : int or tuple of int
+        Non-negative, except in a Window.
+    n : int
+        How many; their size, or 16 bytes where that is smaller, divides the address.
+
+    Raises
+    ------
+    MemoryFault
+        If an element does not exist, or the address is misaligned.
+    """
+    cells, k = _locate("read", array, index, n)
+    return tuple([cells[i] for i in range(k, k + n)])
+
+
+def store_vector(array: Any, index: Any, values: Any) -> None:
+    """Write array[index] and the elements behind it; as `load_vector`."""
+    cells, k = _locate("write", array, index, len(values))
+    for i, value in enumerate(values, k):
+        cells[i] = value
+
+
+def _locate(action: str, array: Any, index: Any, n: int) -> tuple[np.ndarray, int]:
+    """One-dimensional memory, and where in it the elements start."""
+    alignment = min(WIDEST, n * array.dtype.itemsize)
+    if isinstance(array, Window):
+        return array.cells, array.locate(action, index, n, alignment)
+    if isinstance(array, SharedWindow) and array.cells is not None:
+        return array.cells, array.locate(index, n, alignment)
+    *outer, last = index if isinstance(index, tuple) else (index,)
+    row = array.view(np.ndarray)[tuple(outer)]
+    if min(*outer, last, 0) < 0 or row.ndim != 1 or last + n > len(row):
+        raise MemoryFault(f"{running() or 'the host'}: {n} elements from {index} on are not in a shape {array.shape}")
+    if (address(row) + last * row.itemsize) % alignment:
+        raise MemoryFault(f"{running() or 'the host'}: {n} {array.dtype} from {index} on: the address is misaligned")
+    return row, last
