@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +19,12 @@ import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "bool": 1}
+
+
+@cache
+def dtype_name(dtype: Any) -> str:
+    """A NumPy dtype's name, which NumPy itself composes anew at every look."""
+    return dtype.name
 
 
 class NumpyLibrary:
@@ -31,12 +37,14 @@ class NumpyLibrary:
 
     def prepare(self, x: Any) -> Any:
         """`x` itself, or a copy where its elements cannot be addressed natively."""
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError("a masked array, whose mask would be lost: use its .filled() and the option mask=")
         x = np.asarray(x)
         whole = x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
         return x if whole else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
     def dtype(self, x: Any) -> str:
-        return x.dtype.name
+        return dtype_name(x.dtype)
 
     def strides(self, x: Any) -> tuple[int, ...]:
         return tuple(s // x.itemsize for s in x.strides)
@@ -178,7 +186,11 @@ class Array:
 
     def strided(self, shape: Sequence[int], strides: Sequence[int]) -> Array:
         """The same memory with another shape and other strides (in elements)."""
-        return wrap(self.library.as_strided(self.data, shape, strides), self.library)
+        shape, strides = tuple(shape), tuple(strides)
+        if (shape, strides) == (self.shape, self.strides):
+            return self
+        data = self.library.as_strided(self.data, shape, strides)
+        return Array(data, self.library, shape, strides, self.dtype, self.device)
 
     def broadcast(self, shape: Sequence[int]) -> Array:
         """This array repeated to `shape` by strides of 0; raises ValueError where the axes do not fit."""
@@ -235,10 +247,18 @@ def read(x: Any) -> Array:
             )
         return wrap(CUPY.cupy.asarray(x) if hasattr(x, "__cuda_array_interface__") else CUPY.cupy.from_dlpack(x), CUPY)
     if hasattr(x, "__array_interface__") or hasattr(x, "__array__"):
-        return wrap(NUMPY.prepare(np.asarray(x)), NUMPY)
+        return wrap(NUMPY.prepare(exported(x, np.asarray)), NUMPY)
     if hasattr(x, "__dlpack__"):
-        return wrap(NUMPY.prepare(np.from_dlpack(x)), NUMPY)
+        return wrap(NUMPY.prepare(exported(x, np.from_dlpack)), NUMPY)
     raise TypeError(f"{type(x).__name__} is no array (NumPy, CuPy, PyTorch, CUDA array interface or DLPack)")
+
+
+def exported(x: Any, to_numpy: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """The NumPy array that an object of another library exports."""
+    try:
+        return to_numpy(x)
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{type(x).__name__} exports no array that NumPy can read ({error})") from error
 
 
 def on_cuda_by_dlpack(x: Any) -> bool:
@@ -322,6 +342,8 @@ def fold_leading(arrays: Sequence[Array | None], keep: int) -> list[tuple[Array 
         return x.strided((*sizes, *x.shape[kept:]), (*outer, *x.strides[kept:]))
 
     folded = [None if x is None else fold(x) for x in arrays]
+    if len(sizes) == 1:
+        return [tuple(folded)]
     return [tuple(None if x is None else x[index] for x in folded) for index in np.ndindex(*sizes[:-1])]
 
 

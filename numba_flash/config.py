@@ -50,7 +50,8 @@ class Tiles:
     """The tile sizes of an attention kernel.
 
     A block owns Br query rows and meets Bc keys at a time; head dimensions are padded to D and DV in shared memory.
-    Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread.
+    Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread. At least `blocks`
+    blocks should fit a multiprocessor at once, which limits the registers of a thread.
     """
 
     Br: int
@@ -59,6 +60,7 @@ class Tiles:
     DV: int
     rows: int
     CG: int
+    blocks: int = 1
 
     @property
     def RG(self) -> int:  # noqa: N802

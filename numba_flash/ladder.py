@@ -67,7 +67,7 @@ class Rung:
         if not self.on_gpu:
             return ["the operands lie on a GPU"] if problem.device is not None else []
         if device is None:
-            return ["no GPU that CuPy can use (NUMBA_ENABLE_CUDASIM=1 runs it in the simulator)"]
+            return ["no GPU that CuPy can use"]
         if device.simulated and problem.device is not None:
             return ["the operands lie on a GPU, but NUMBA_ENABLE_CUDASIM=1 simulates one in host memory"]
         return self.load().why_not(problem, device)
@@ -84,11 +84,11 @@ LADDER = (
          "the query loop is the grid; one LSE", "Dao 2023, arXiv:2307.08691", SIMT, forward_flops),
     Rung("flash2_backward", "numba_flash.kernels.flash2_backward", BACKWARD, "flash2",
          "P from LSE; delta; dK/dV and dQ without atomics", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
-    Rung("cpu_matmul", "numba_flash.cpu.matmul", MATMUL, "cpu",
+    Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",
          "NumPy's product", "", (), matmul_flops),
-    Rung("cpu_forward", "numba_flash.cpu.forward", FORWARD, "cpu",
+    Rung("cpu_forward", "numba_flash.cpu.cpu_forward", FORWARD, "cpu",
          "flash2_forward with numba.njit on all cores", "Dao 2023, arXiv:2307.08691", (), forward_flops),
-    Rung("cpu_backward", "numba_flash.cpu.backward", BACKWARD, "cpu",
+    Rung("cpu_backward", "numba_flash.cpu.cpu_backward", BACKWARD, "cpu",
          "flash2_backward with numba.njit on all cores", "Dao 2023, arXiv:2307.08691", (), backward_flops),
 )  # fmt: skip
 
@@ -114,25 +114,26 @@ def named(operation: str, kernel: str) -> list[Rung]:
     return [rung for rung in rungs if kernel in (rung.name, rung.family)]
 
 
+def check_kernel(reasons: Reasons, operation: str, kernel: Any) -> None:
+    """Note a `kernel=` that names no rung of an operation."""
+    if kernel != "auto" and not named(operation, kernel):
+        known = dict.fromkeys(n for r in LADDER if r.operation == operation for n in (r.family, r.name))
+        reasons.add(f"no {operation} kernel {kernel!r} (there are 'auto', {', '.join(map(repr, known))})")
+
+
 def choose(operation: str, kernel: str, problems: Sequence[Any]) -> Rung:
-    """The rung for a call.
+    """The rung for a call with a `kernel=` that `check_kernel` let pass.
 
     Raises
     ------
     ValueError
         if the named rung, or with "auto" every rung, cannot run; it lists all reasons
     """
-    rungs = named(operation, kernel)
-    reasons = Reasons(operation)
-    if not rungs:
-        known = dict.fromkeys(n for r in LADDER if r.operation == operation for n in (r.family, r.name))
-        reasons.add(f"no kernel {kernel!r}; there are 'auto', {', '.join(map(repr, known))}")
-    for rung in rungs:
-        why = list(dict.fromkeys(reason for p in problems for reason in rung.why_not(p, device_for(p))))
+    refusals = []
+    for rung in named(operation, kernel):
+        why = dict.fromkeys(reason for p in problems for reason in rung.why_not(p, device_for(p)))
         if not why:
             return rung
-        reasons.add(f"kernel {rung.name!r} cannot run: {', '.join(why)}")
-    if rungs and kernel != "auto":
-        reasons.add("use kernel='auto'")
-    reasons.raise_if_any()
-    raise AssertionError("unreachable: no rung and no reason")
+        refusals.append(f"{rung.name!r} cannot run: {'; '.join(why)}.")
+    advice = "" if kernel == "auto" else " Use kernel='auto'."
+    raise ValueError(f"{operation}: kernel {' Kernel '.join(refusals)}{advice}")

@@ -12,10 +12,13 @@ from numba_flash import reference
 from numba_flash.arrays import Array, empty, give_back, gpu_count, stream_handle, to_gpu, to_host
 from numba_flash.config import current_device
 from numba_flash.kernels.passes import merge as merge_pass
-from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, Rung, choose
-from numba_flash.problem import AttentionRequest, attention_request, matmul_request, merge_request
+from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, Rung, check_kernel, choose
+from numba_flash.problem import AttentionRequest, Reasons, attention_request, matmul_request, merge_request
 from numba_flash.ptx import SIMULATED
 from numba_flash.runtime import Launch, launch
+
+# The arguments that are arrays, besides q, k and v.
+ARRAYS = ("alibi_slopes", "bias", "mask", "do", "o", "lse", "dlse")
 
 
 def flash_attention(
@@ -107,7 +110,7 @@ def flash_attention(
         "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap,
         "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, "score_mod": score_mod, "mask_mod": mask_mod,
     }  # fmt: skip
-    request = attention_request(FORWARD, q, k, v, **options)
+    request = attention_request(check_call(FORWARD, kernel, stream), q, k, v, **options)
     rung = choose(FORWARD, kernel, [problem for problem, _ in request.problems])
     if runs_on_copies(rung, request.q):
         copies = flash_attention(
@@ -189,7 +192,7 @@ def flash_attention_backward(
         "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, "score_mod": score_mod, "mask_mod": mask_mod,
     }  # fmt: skip
     results = {"do": do, "o": o, "lse": lse, "dlse": dlse}
-    request = attention_request(BACKWARD, q, k, v, **options, backward=results)
+    request = attention_request(check_call(BACKWARD, kernel, stream), q, k, v, **options, backward=results)
     rung = choose(BACKWARD, kernel, [problem for problem, _ in request.problems])
     if runs_on_copies(rung, request.q):
         copies = flash_attention_backward(
@@ -236,6 +239,10 @@ def flash_attention_vjp(
     >>> dq.shape, dk.shape, dv.shape
     ((2, 5, 4), (2, 5, 4), (2, 5, 4))
     """
+    reasons = Reasons("flash_attention_vjp")
+    for operation in (FORWARD, BACKWARD):
+        check_kernel(reasons, operation, kernel)
+    reasons.raise_if_any()
     o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=kernel, stream=stream)
 
     def pullback(do: Any, dlse: Any = None) -> tuple[Any, Any, Any]:
@@ -279,12 +286,12 @@ def merge(o1: Any, lse1: Any, o2: Any, lse2: Any, *, stream: Any = None) -> tupl
     >>> bool(np.allclose(merge(*left, *right)[0], flash_attention(q, k, v)))
     True
     """
-    request = merge_request(o1, lse1, o2, lse2)
+    request = merge_request(check_call("merge", "auto", stream), o1, lse1, o2, lse2)
     first = request.o1
     with launch_stream(first, stream) as handle:
         o, lse = empty(first, request.o_shape, first.dtype), empty(first, request.lse_shape, request.real)
-        parts = zip(request.groups, split(o, request.groups, 2), split(lse, request.groups, 1), strict=True)
-        for group, o_part, lse_part in parts:
+        o_parts, lse_parts = (split(x, [group[n].shape for group in request.groups]) for n, x in enumerate((o, lse)))
+        for group, o_part, lse_part in zip(request.groups, o_parts, lse_parts, strict=True):
             if first.device is None:
                 o_part.data[...], lse_part.data[...] = reference.merge(*(x.data for x in group))
             else:
@@ -324,21 +331,33 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     >>> matmul(a, b).shape
     (2, 3, 5)
     """
-    request = matmul_request(a, b, out_dtype)
+    request = matmul_request(check_call(MATMUL, kernel, stream), a, b, out_dtype)
     rung = choose(MATMUL, kernel, [problem for problem, _, _ in request.problems])
     if runs_on_copies(rung, request.a):
         copy = matmul(to_gpu(a), to_gpu(b), out_dtype=out_dtype, kernel=rung.name, stream=stream)
         return give_back(to_host(copy), a)
     with launch_stream(request.a, stream) as handle:
         c = empty(request.a, request.product_shape, request.out_dtype)
-        for (problem, *operands), part in zip(request.problems, split(c, request.problems, 2), strict=True):
+        parts = split(c, [(p.B, p.M, p.N) for p, _, _ in request.problems])
+        for (problem, *operands), part in zip(request.problems, parts, strict=True):
             run(rung, problem, operands, [part], handle)
     return give_back(c.reshape(request.shape), a)
 
 
+def check_call(operation: str, kernel: Any, stream: Any) -> Reasons:
+    """What is wrong with a call, as far as its kernel and stream tell."""
+    reasons = Reasons(operation)
+    check_kernel(reasons, operation, kernel)
+    try:
+        stream_handle(0 if stream is None else stream)
+    except TypeError as error:
+        reasons.add(str(error), TypeError)
+    return reasons
+
+
 def copied(operands: dict[str, Any]) -> dict[str, Any]:
     """The same keyword arguments with every array copied to the GPU."""
-    return {key: to_gpu(x) if hasattr(x, "shape") else x for key, x in operands.items()}
+    return {key: to_gpu(x) if key in ARRAYS else x for key, x in operands.items()}
 
 
 def runs_on_copies(rung: Rung, first: Array) -> bool:
@@ -372,12 +391,12 @@ def run(rung: Rung, problem: Any, operands: Any, outputs: Sequence[Array], handl
         rung.load().run(problem, operands, *outputs)
 
 
-def split(x: Array, groups: Sequence[Any], keep: int) -> list[Array]:
-    """A contiguous result as the parts that groups of operands give: one batch axis before the last `keep` axes."""
-    if not groups:
+def split(x: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """A contiguous result as parts, one for each group of operands; all shapes are the same."""
+    if not shapes:
         return []
-    whole = x.reshape((len(groups), -1, *x.shape[len(x.shape) - keep :]))
-    return [whole[n] for n in range(len(groups))]
+    parts = x.reshape((len(shapes), *shapes[0]))
+    return [parts[n] for n in range(len(shapes))]
 
 
 def forward(request: AttentionRequest, rung: Rung, handle: int) -> tuple[Array, Array]:
@@ -388,7 +407,9 @@ def forward(request: AttentionRequest, rung: Rung, handle: int) -> tuple[Array, 
         o.fill(0)
         lse.fill(-np.inf)
         return o, lse
-    parts = zip(request.problems, split(o, request.problems, 3), split(lse, request.problems, 2), strict=True)
+    o_parts = split(o, [(p.B, p.Hq, p.Nq, p.dv) for p, _ in request.problems])
+    lse_parts = split(lse, [(p.B, p.Hq, p.Nq) for p, _ in request.problems])
+    parts = zip(request.problems, o_parts, lse_parts, strict=True)
     for (problem, operands), o_part, lse_part in parts:
         run(rung, problem, operands, [o_part, lse_part], handle)
     return o, lse
@@ -401,7 +422,10 @@ def backward(request: AttentionRequest, rung: Rung, handle: int) -> tuple[Array,
         for x in (dq, dk, dv):
             x.fill(0)
         return dq, dk, dv
-    parts = zip(request.problems, *(split(x, request.problems, 3) for x in (dq, dk, dv)), strict=True)
+    dq_parts = split(dq, [x.q.shape for _, x in request.problems])
+    dk_parts = split(dk, [x.k.shape for _, x in request.problems])
+    dv_parts = split(dv, [x.v.shape for _, x in request.problems])
+    parts = zip(request.problems, dq_parts, dk_parts, dv_parts, strict=True)
     for (problem, operands), *outputs in parts:
         run(rung, problem, operands, outputs, handle)
     return dq, dk, dv

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from numba_flash.arrays import Array, fold_leading, read
 from numba_flash.tiling import band
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def real_of(dtype: str) -> str:
+    """The dtype of arithmetic and of LSE for operands of a dtype."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 class Reasons:
@@ -80,7 +87,7 @@ class AttentionProblem:
     @property
     def real(self) -> str:
         """The dtype of arithmetic and of LSE."""
-        return "float64" if self.dtype == "float64" else "float32"
+        return real_of(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -105,17 +112,17 @@ class AttentionRequest:
 
     problems: list[tuple[AttentionProblem, Operands]]
     q: Array  # the results' library, dtype and device
-    shapes: dict[str, tuple[int, ...]]  # of q, k, v, o and lse, as the caller sees them
+    shapes: dict[str, tuple[int, ...]]  # of q, k, v, o, lse... as the caller sees them
     nothing_seen: bool  # no queries, no keys or no heads: the results are known
 
     @property
     def real(self) -> str:
         """The dtype of LSE."""
-        return "float64" if self.q.dtype == "float64" else "float32"
+        return real_of(self.q.dtype)
 
 
 def attention_request(
-    name: str,
+    reasons: Reasons,
     q: Any,
     k: Any,
     v: Any,
@@ -134,15 +141,19 @@ def attention_request(
 ) -> AttentionRequest:
     """Check a call of the public API and fold its operands to four axes.
 
-    `backward` holds do, o, lse and dlse of a backward call. Raises one ValueError or TypeError with every reason.
+    `backward` holds do, o, lse and dlse of a backward call. Raises one ValueError or TypeError with every reason, those
+    that the caller has found already included.
     """
-    reasons = Reasons(name)
     given = {"q": q, "k": k, "v": v, "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, **(backward or {})}
     operands = {key: reasons.read(key, x) for key, x in given.items() if x is not None}
     for key in ("q", "k", "v", *(n for n in (backward or {}) if n != "dlse")):
         if given[key] is None:
             reasons.add(f"{key} is None", TypeError)
-    check_options(reasons, causal, q_offset, window, scale, softcap)
+    check_positions(reasons, causal, q_offset, window)
+    first_operand = operands.get("q")
+    real = "float64" if first_operand is None else real_of(first_operand.dtype)
+    check_number(reasons, "scale", scale, real)
+    check_number(reasons, "softcap", softcap, real, above_zero=True)
     for key, modification in (("score_mod", score_mod), ("mask_mod", mask_mod)):
         if modification is not None:
             reasons.add(f"{key} is not available in this version (use bias, mask, softcap or alibi_slopes)")
@@ -150,6 +161,7 @@ def attention_request(
         reasons.raise_if_any()
     check_dtypes(reasons, operands)
     check_devices(reasons, operands)
+    shapes = {key: x.shape for key, x in operands.items() if x is not None}
     sizes = attention_sizes(reasons, operands)
     if sizes is not None:
         operands = fit_operands(reasons, operands, sizes)
@@ -159,10 +171,10 @@ def attention_request(
     if alibi_slopes is not None and abs(offset) > 2**53:
         reasons.add(f"q_offset={offset} is beyond 2**53, where ALiBi's distances are no longer exact")
     reasons.raise_if_any()
-    first_operand = operands["q"]
     assert first_operand is not None
-    o_shape = (*tuple(q.shape)[:-1], sizes.dv)
-    first, last = band(sizes.Nq, sizes.Nk, causal, offset, window)
+    o_shape = (*shapes["q"][:-1], sizes.dv)
+    sides = None if window is None else tuple(None if n is None else int(n) for n in window)
+    first, last = band(sizes.Nq, sizes.Nk, causal, offset, sides)
     score = ScoreOptions(
         softcap=softcap is not None,
         alibi=dtype_of(operands.get("alibi_slopes")),
@@ -195,7 +207,7 @@ def attention_request(
             for group in fold_operands(operands)
         ],
         q=first_operand,
-        shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape), "o": o_shape, "lse": o_shape[:-1]},
+        shapes={**shapes, "o": o_shape, "lse": o_shape[:-1]},
         nothing_seen=0 in (*sizes.lead, sizes.Hq, sizes.Nq, sizes.Nk),
     )
 
@@ -205,22 +217,32 @@ def dtype_of(x: Array | None) -> str | None:
     return None if x is None else x.dtype
 
 
-def check_options(reasons: Reasons, causal: Any, q_offset: Any, window: Any, scale: Any, softcap: Any) -> None:
-    """The options that are plain numbers."""
-    if not isinstance(causal, bool) and type(causal).__name__ != "bool_" and type(causal).__name__ != "bool":
+def check_positions(reasons: Reasons, causal: Any, q_offset: Any, window: Any) -> None:
+    """The options that say which keys a query sees."""
+    if not isinstance(causal, bool | np.bool_):
         reasons.add(f"causal={causal!r} (needs True or False)", TypeError)
     if q_offset is not None and not is_int(q_offset):
         reasons.add(f"q_offset={q_offset!r} (needs an int or None)", TypeError)
-    if scale is not None and not (is_real(scale) and math.isfinite(scale)):
-        reasons.add(f"scale={scale!r} (needs a finite number or None)")
-    if softcap is not None and not (is_real(softcap) and math.isfinite(softcap) and softcap > 0):
-        reasons.add(f"softcap={softcap!r} (needs a finite number above 0, or None)")
     if window is None:
         return
-    if not isinstance(window, Sequence) or len(window) != 2:
-        reasons.add(f"window={window!r} (needs a pair (left, right))", TypeError)
-    elif any(side is not None and (not is_int(side) or side < 0) for side in window):
+    pair = isinstance(window, Sequence) and len(window) == 2
+    if not pair or any(side is not None and not is_int(side) for side in window):
+        reasons.add(f"window={window!r} (needs a pair (left, right), each an int or None for no limit)", TypeError)
+    elif any(side is not None and side < 0 for side in window):
         reasons.add(f"window={window!r} (each side needs an int >= 0, or None for no limit)")
+
+
+def check_number(reasons: Reasons, option: str, x: Any, real: str, above_zero: bool = False) -> None:
+    """An option that is a number or None, and stays finite (and above 0) in the dtype of arithmetic."""
+    if x is None:
+        return
+    limits = np.finfo(real)
+    low, high = float(limits.tiny if above_zero else limits.min), float(limits.max)
+    needs = f"needs a finite {real}{' above 0' if above_zero else ''}, or None"
+    if not is_real(x):
+        reasons.add(f"{option}={x!r} ({needs})", TypeError)
+    elif not low <= (int(x) if isinstance(x, Integral) else float(x)) <= high:
+        reasons.add(f"{option}={x!r} ({needs})")
 
 
 def is_int(x: Any) -> bool:
@@ -235,15 +257,17 @@ def check_dtypes(reasons: Reasons, operands: dict[str, Array | None]) -> None:
     """One float dtype for q, k, v (do, o); floats for slopes and bias; bool for the mask; LSE's dtype for lse, dlse."""
     q = operands["q"]
     assert q is not None
-    if q.dtype not in FLOATS:
-        reasons.add(f"q is {q.dtype} (needs one of {', '.join(FLOATS)})", TypeError)
-    lse = "float64" if q.dtype == "float64" else "float32"
-    rules: dict[str, Sequence[str]] = dict.fromkeys(("k", "v", "do", "o"), (q.dtype,))
-    rules |= {"alibi_slopes": FLOATS, "bias": FLOATS, "mask": ("bool",), "lse": (lse,), "dlse": (lse,)}
-    for key, allowed in rules.items():
+    floats, lse = (FLOATS, f"one of {', '.join(FLOATS)}"), real_of(q.dtype)
+    same = ((q.dtype,), f"{q.dtype}, as q is") if q.dtype in FLOATS else floats
+    rules: dict[str, tuple[Sequence[str], str]] = {"q": floats}
+    rules |= dict.fromkeys(("k", "v", "do", "o"), same)
+    rules |= dict.fromkeys(("alibi_slopes", "bias"), floats)
+    rules |= dict.fromkeys(("lse", "dlse"), ((lse,), f"{lse} for {q.dtype} operands"))
+    rules |= {"mask": (("bool",), "bool; True lets a query see a key")}
+    for key, (allowed, needs) in rules.items():
         x = operands.get(key)
         if x is not None and x.dtype not in allowed:
-            reasons.add(f"{key} is {x.dtype} (needs {' or '.join(allowed)} here)", TypeError)
+            reasons.add(f"{key} is {x.dtype} (needs {needs})", TypeError)
 
 
 def check_devices(reasons: Reasons, operands: dict[str, Array | None]) -> None:
@@ -278,7 +302,9 @@ def attention_sizes(reasons: Reasons, operands: dict[str, Array | None]) -> Size
     before = len(reasons.found)
     ranks = [len(x.shape) for x in (q, k, v)]
     if min(ranks) < 2 or len(set(ranks)) > 1:
-        reasons.add(f"q, k, v have {ranks[0]}, {ranks[1]}, {ranks[2]} axes (need the same number, at least 2)")
+        reasons.add(
+            f"q, k, v have {ranks[0]}, {ranks[1]}, {ranks[2]} axes (need (N, d), (H, N, d) or (..., H, N, d) each)"
+        )
         return None
     qs, ks, vs = (x.shape if ranks[0] > 2 else (1, *x.shape) for x in (q, k, v))
     (*lead, Hq, Nq, d), (*k_lead, Hk, Nk, dk), (*v_lead, Hv, Nv, dv) = qs, ks, vs
@@ -318,7 +344,8 @@ def fit_operands(reasons: Reasons, operands: dict[str, Array | None], n: Sizes) 
                 raise ValueError
             fitted[key] = x.broadcast(want)
         except ValueError:
-            reasons.add(f"{key} has shape {x.shape} (needs {'' if key in exact else 'to broadcast to '}{want})")
+            needs = f"to broadcast to {want}" if key in broadcast else want[1:] if flat else want
+            reasons.add(f"{key} has shape {x.shape} (needs {needs})")
     return fitted
 
 
@@ -375,9 +402,8 @@ class MatmulRequest:
     out_dtype: str
 
 
-def matmul_request(a: Any, b: Any, out_dtype: Any) -> MatmulRequest:
+def matmul_request(reasons: Reasons, a: Any, b: Any, out_dtype: Any) -> MatmulRequest:
     """Check a call of `matmul` and fold its operands to three axes; one error with every reason."""
-    reasons = Reasons("matmul")
     A, B = reasons.read("a", a), reasons.read("b", b)
     name = dtype_name(reasons, out_dtype)
     if A is None or B is None:
@@ -391,13 +417,11 @@ def matmul_request(a: Any, b: Any, out_dtype: Any) -> MatmulRequest:
     if not A.shape or not B.shape:
         reasons.add("a and b need at least one axis each")
         reasons.raise_if_any()
+    if A.shape[-1] != B.shape[-2:][0]:
+        reasons.add(f"a has shape {A.shape}, b {B.shape}: inner sizes {A.shape[-1]} and {B.shape[-2:][0]} differ")
     squeeze_rows, squeeze_columns = len(A.shape) == 1, len(B.shape) == 1
     A = A[None] if squeeze_rows else A
     B = B[:, None] if squeeze_columns else B
-    if A.shape[-1] != B.shape[-2]:
-        reasons.add(
-            f"a {tuple(a.shape)} has {A.shape[-1]} columns, b {tuple(b.shape)} has {B.shape[-2]} rows (need the same)"
-        )
     lead = broadcast_lead(reasons, A.shape[:-2], B.shape[:-2])
     reasons.raise_if_any()
     A, B = A.broadcast((*lead, *A.shape[-2:])), B.broadcast((*lead, *B.shape[-2:]))
@@ -424,20 +448,19 @@ class MergeRequest:
     real: str
 
 
-def merge_request(o1: Any, lse1: Any, o2: Any, lse2: Any) -> MergeRequest:
+def merge_request(reasons: Reasons, o1: Any, lse1: Any, o2: Any, lse2: Any) -> MergeRequest:
     """Check a call of `merge` and fold its operands to one batch axis; one error with every reason."""
-    reasons = Reasons("merge")
     given = {"o1": o1, "lse1": lse1, "o2": o2, "lse2": lse2}
     arrays = {key: reasons.read(key, x) for key, x in given.items()}
     if any(x is None for x in arrays.values()):
         reasons.raise_if_any()
     x1, l1, x2, l2 = (x for x in arrays.values() if x is not None)
-    real = "float64" if x1.dtype == "float64" else "float32"
+    real = real_of(x1.dtype)
     if x1.dtype not in FLOATS:
         reasons.add(f"o1 is {x1.dtype} (needs one of {', '.join(FLOATS)})", TypeError)
     for key, x, want in (("lse1", l1, real), ("o2", x2, x1.dtype), ("lse2", l2, real)):
-        if x.dtype != want:
-            reasons.add(f"{key} is {x.dtype} (needs {want} here)", TypeError)
+        if x.dtype != want and x1.dtype in FLOATS:
+            reasons.add(f"{key} is {x.dtype} (needs {want} where o1 is {x1.dtype})", TypeError)
     check_devices(reasons, arrays)
     if len(x1.shape) < 2:
         reasons.add(f"o1 has shape {x1.shape} (needs (..., N, dv))")

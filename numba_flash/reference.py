@@ -16,16 +16,23 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def softmax(x: Array) -> Array:
     """e^x over its sum along the last axis; a row of -inf gives zeros."""
-    lse = logsumexp(x)
-    return np.exp(x - np.where(np.isneginf(lse), 0.0, lse)[..., None])
+    e, _ = exponentials(x)
+    total = e.sum(axis=-1, keepdims=True)
+    return e / np.where(total == 0, 1.0, total)
 
 
 def logsumexp(x: Array) -> Array:
     """log(sum(e^x)) along the last axis; -inf for a row of -inf and for an empty one."""
-    m = x.max(axis=-1, initial=-np.inf)
-    pivot = np.where(np.isneginf(m), 0.0, m)
+    e, pivot = exponentials(x)
     with np.errstate(divide="ignore"):
-        return pivot + np.log(np.exp(x - pivot[..., None]).sum(axis=-1))
+        return pivot[..., 0] + np.log(e.sum(axis=-1))
+
+
+def exponentials(x: Array) -> tuple[Array, Array]:
+    """e^(x - pivot) and the pivot, the row's largest number, or 0 where that is -inf; (..., N) and (..., 1)."""
+    m = x.max(axis=-1, keepdims=True, initial=-np.inf)
+    pivot = np.where(np.isneginf(m), 0.0, m)
+    return np.exp(x - pivot), pivot
 
 
 def expand_heads(x: Array, Hq: int) -> Array:

@@ -43,8 +43,8 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
 # As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
 KEY_CONFIGS = {
     (4, 32): [Tiles(32, 64, 32, 32, 2, 8), Tiles(32, 32, 32, 32, 4, 8)],
-    (4, 64): [Tiles(64, 64, 64, 64, 4, 16), Tiles(32, 32, 64, 64, 4, 8)],
-    (4, 128): [Tiles(32, 64, 128, 128, 2, 16), Tiles(16, 16, 128, 128, 4, 16)],
+    (4, 64): [Tiles(64, 64, 64, 64, 4, 8, 2), Tiles(32, 32, 64, 64, 4, 8)],
+    (4, 128): [Tiles(64, 64, 128, 128, 4, 16), Tiles(16, 16, 128, 128, 4, 16)],
     (4, 256): [Tiles(16, 32, 256, 256, 2, 32), Tiles(8, 16, 256, 256, 2, 16)],
     (8, 32): [Tiles(32, 64, 32, 32, 2, 8), Tiles(32, 32, 32, 32, 4, 8)],
     (8, 64): [Tiles(32, 64, 64, 64, 2, 16), Tiles(16, 16, 64, 64, 4, 16)],
@@ -54,7 +54,7 @@ KEY_CONFIGS = {
 QUERY_CONFIGS = {
     (4, 32): [Tiles(64, 32, 32, 32, 4, 8), Tiles(32, 32, 32, 32, 4, 8)],
     (4, 64): [Tiles(64, 32, 64, 64, 4, 8), Tiles(32, 32, 64, 64, 4, 8)],
-    (4, 128): [Tiles(64, 32, 128, 128, 4, 16), Tiles(16, 16, 128, 128, 4, 16)],
+    (4, 128): [Tiles(64, 64, 128, 128, 4, 16), Tiles(16, 16, 128, 128, 4, 16)],
     (4, 256): [Tiles(32, 32, 256, 256, 4, 32), Tiles(16, 8, 256, 256, 2, 8)],
     (8, 32): [Tiles(64, 32, 32, 32, 4, 8), Tiles(32, 16, 32, 32, 4, 8)],
     (8, 64): [Tiles(32, 32, 64, 64, 4, 16), Tiles(16, 16, 64, 64, 4, 16)],
@@ -148,26 +148,26 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, vector: bool, score: Sco
                 cuda.syncthreads()  # Kj, Vj, Qi, dOi are written before anyone reads them
                 fill(s, SCORES, ZERO)
                 fill(dp, SCORES, ZERO)
-                multiply_qk(s, Qi, Kj, rg, cg)  # line 11: S = Qi Kj^T
-                multiply_dov(dp, dOi, Vj, rg, cg)  # line 14: dP = dOi Vj^T
+                multiply_qk(s, Qi, Kj, rg, cg)  # line 10: S = Qi Kj^T
+                multiply_dov(dp, dOi, Vj, rg, cg)  # line 13: dP = dOi Vj^T
                 modify(
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                     bias_h, bias_strides, mask_h, mask_strides,
                 )  # fmt: skip
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                     hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
-                gradient(s, dp, derivative, rg, i * Br, Nq, LSEh, LSE_strides, delta_h)  # lines 12 and 15: P, dS
+                gradient(s, dp, derivative, rg, i * Br, Nq, LSEh, LSE_strides, delta_h)  # lines 11 and 14: P, dS
                 store_piece(P, s, rg, cg)
                 store_piece(dS, dp, rg, cg)
                 cuda.syncthreads()  # P and dS are written before other warps read them
-                multiply_ptdo(dv_, P, dOi, rg, cg)  # line 13: dVj += P^T dOi
-                multiply_dstq(dk, dS, Qi, rg, cg)  # line 17: dKj += dS^T Qi
+                multiply_ptdo(dv_, P, dOi, rg, cg)  # line 12: dVj += P^T dOi
+                multiply_dstq(dk, dS, Qi, rg, cg)  # line 16: dKj += dS^T Qi
         for x in range(DK):
             dk[x] *= scale
         write_dk(global_view(dK, bh * Nk * d, STORED), d, dk, rg, cg, j * Bc, Nk, d)
         write_dv(global_view(dV, bh * Nk * dv, STORED), dv, dv_, rg, cg, j * Bc, Nk, dv)
 
-    return Kernel(flash2_backward_keys, tiles.threads, key_shared_bytes(tiles, WIDTH))
+    return Kernel(flash2_backward_keys, tiles.threads, key_shared_bytes(tiles, WIDTH), tiles.blocks)
 
 
 @cache
@@ -244,12 +244,12 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, vector: bool, score: 
             gradient(s, dp, derivative, rg, i * Br, Nq, LSEh, LSE_strides, delta_h)
             store_piece(dS, dp, rg, cg)
             cuda.syncwarp()  # a row of dS is written by the lanes of one warp and read by them alone
-            multiply_dsk(dq, dS, Kj, rg, cg)  # line 16: dQi += dS Kj
+            multiply_dsk(dq, dS, Kj, rg, cg)  # line 15: dQi += dS Kj
         for x in range(DQ):
             dq[x] *= scale
         write_dq(global_view(dQ, bh * Nq * d, STORED), d, dq, rg, cg, i * Br, Nq, d)
 
-    return Kernel(flash2_backward_queries, tiles.threads, query_shared_bytes(tiles, WIDTH))
+    return Kernel(flash2_backward_queries, tiles.threads, query_shared_bytes(tiles, WIDTH), tiles.blocks)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:

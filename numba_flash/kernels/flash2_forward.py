@@ -37,7 +37,7 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 CONFIGS = {
     (4, 32): [Tiles(128, 32, 32, 32, 8, 8), Tiles(64, 32, 32, 32, 8, 8)],
     (4, 64): [Tiles(128, 32, 64, 64, 8, 8), Tiles(64, 32, 64, 64, 8, 8)],
-    (4, 128): [Tiles(64, 64, 128, 128, 8, 16), Tiles(32, 16, 128, 128, 4, 16)],
+    (4, 128): [Tiles(128, 32, 128, 128, 8, 16), Tiles(32, 16, 128, 128, 4, 16)],
     (4, 256): [Tiles(64, 32, 256, 256, 8, 32), Tiles(16, 16, 256, 256, 4, 16)],
     (8, 32): [Tiles(64, 32, 32, 32, 4, 8), Tiles(32, 32, 32, 32, 4, 8)],
     (8, 64): [Tiles(64, 32, 64, 64, 4, 16), Tiles(32, 16, 64, 64, 4, 8)],
@@ -147,7 +147,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, rg, cg, i * Br, Nq, dv)
 
-    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, ITEMSIZE))
+    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, ITEMSIZE), tiles.blocks)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:

@@ -31,8 +31,8 @@ def float16_to_float32(bits: Any) -> Any:
 
 @instruction("cvt.rn.f16.f32 $0, $1;", reads=[float32], writes=[uint16])
 def float32_to_float16(x: Any) -> Any:
-    """The bits of the nearest float16, ties to even; beyond 65504 infinity."""
-    return np.float16(x).view(np.uint16)
+    """The bits of the nearest float16, ties to even; beyond 65504 infinity; NaN gives 0x7FFF."""
+    return np.uint16(0x7FFF) if np.isnan(x) else np.float16(x).view(np.uint16)
 
 
 @instruction("mov.b32 $0, {0, $1};", reads=[uint16], writes=[float32])

@@ -69,7 +69,10 @@ def instruction(
 
 
 def emitted(typing: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Emit LLVM code: `typing(*argument types)` gives (signature, code generator) or None; the function is the twin."""
+    """Emit LLVM code: `typing(*argument types)` gives (signature, code generator) or None; the function is the twin.
+
+    The twin stays at hand as `__wrapped__`.
+    """
 
     def decorate(twin: Function) -> Function:
         if SIMULATED:
@@ -84,7 +87,9 @@ def emitted(typing: Callable[..., Any]) -> Callable[[Function], Function]:
         named = [p.replace(kind=inspect.Parameter.POSITIONAL_ONLY) for p in parameters]
         typing_with_context.__signature__ = inspect.Signature([context, *named])  # type: ignore[attr-defined]
         typing_with_context.__name__, typing_with_context.__doc__ = twin.__name__, twin.__doc__
-        return intrinsic(typing_with_context)
+        function = intrinsic(typing_with_context)
+        function.__wrapped__ = twin
+        return function
 
     return decorate
 

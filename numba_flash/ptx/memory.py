@@ -17,7 +17,8 @@ from numba_flash.ptx.codegen import (
     make_array,
 )
 
-UNBOUNDED = 1 << 62
+# The length that numba gives a view: it adds it to a negative index, so 0 leaves every index as it is.
+UNKNOWN_LENGTH = 0
 
 
 def _global_view(pointer: Any, at: Any, dtype: Any) -> Any:
@@ -28,7 +29,7 @@ def _global_view(pointer: Any, at: Any, dtype: Any) -> Any:
         offset = context.cast(builder, args[1], sig.args[1], types.uint64)
         itemsize = context.get_constant(types.uint64, dtype.dtype.bitwidth // 8)
         address = builder.add(address, builder.mul(offset, itemsize))
-        return make_array(context, builder, view, global_pointer(builder, address), (UNBOUNDED,))
+        return make_array(context, builder, view, global_pointer(builder, address), (UNKNOWN_LENGTH,))
 
     return view(pointer, at, dtype), emit
 

@@ -1,0 +1,31 @@
+"""Every kernel once at small sizes, for compute-sanitizer: tails, GQA, every score option, both kinds of loads."""
+
+import cupy as cp
+import numpy as np
+
+import numba_flash as nf
+
+rng = np.random.default_rng(0)
+
+
+def attention(dtype: str, d: int, Nq: int, Nk: int, **options: object) -> None:
+    """Forward and backward of two query heads on one KV head, with a gradient of LSE."""
+    q, do = (cp.asarray(rng.standard_normal((1, 2, Nq, d)), dtype) for _ in range(2))
+    k, v = (cp.asarray(rng.standard_normal((1, 1, Nk, d)), dtype) for _ in range(2))
+    o, lse = nf.flash_attention(q, k, v, return_lse=True, kernel="flash2", **options)
+    nf.flash_attention_backward(do, q, k, v, o, lse, dlse=cp.ones_like(lse), kernel="flash2", **options)
+    nf.merge(o, lse, o, lse)
+
+
+attention("float32", 64, 130, 150, causal=True)
+attention("float32", 3, 33, 70, window=(5, 2))
+attention("float16", 128, 70, 65)
+attention("float64", 32, 40, 70, causal=True)
+bias, mask = cp.asarray(rng.standard_normal((70, 90)), "float32"), cp.asarray(rng.random((70, 90)) > 0.3)
+attention("float32", 64, 70, 90, bias=bias, mask=mask, softcap=3.0, alibi_slopes=cp.asarray([0.1, 0.2], "float32"))
+for kernel in ("matmul_tiled", "matmul_registers"):
+    for shape in ((64, 64, 64), (65, 33, 70)):
+        M, K, N = shape
+        nf.matmul(cp.ones((M, K), "float32"), cp.ones((K, N), "float32"), kernel=kernel)
+cp.cuda.Device().synchronize()
+print("every kernel ran")
