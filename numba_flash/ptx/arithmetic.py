@@ -14,19 +14,21 @@ from numba.types import float32, uint16
 from numba_flash.ptx.codegen import instruction
 
 SMALLEST_NORMAL = np.float32(2.0**-126)
+NAN = np.uint32(0x7FFFFFFF).view(np.float32)
 
 
 @instruction("ex2.approx.ftz.f32 $0, $1;", reads=[float32], writes=[float32])
 def ex2(x: Any) -> Any:
     """2^x in float32 to within 2 ulp; subnormal results are 0."""
-    y = np.exp2(np.float32(x))
+    y = np.float32(np.exp2(np.float64(x)))  # NumPy's float32 exp2 is less exact on some processors
     return np.float32(0) if y < SMALLEST_NORMAL else y
 
 
 @instruction("cvt.f32.f16 $0, $1;", reads=[uint16], writes=[float32])
 def float16_to_float32(bits: Any) -> Any:
-    """The float32 equal to a float16, given as bits."""
-    return np.float32(np.uint16(bits).view(np.float16))
+    """The float32 equal to a float16, given as bits; NaN gives 0x7FFFFFFF."""
+    x = np.float32(np.uint16(bits).view(np.float16))
+    return NAN if np.isnan(x) else x
 
 
 @instruction("cvt.rn.f16.f32 $0, $1;", reads=[float32], writes=[uint16])

@@ -1,0 +1,152 @@
+"""Where a property can be run: the CPU path, the simulator and a GPU, all given NumPy arrays and giving them back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis.strategies import SearchStrategy
+from numpy.lib.array_utils import byte_bounds
+
+from numba_flash import flash_attention, flash_attention_backward, matmul, merge
+from numba_flash.reference import Array
+from numba_flash.testing.case import Case
+from numba_flash.testing.matmul import MatmulCase, matmul_cases
+from numba_flash.testing.strategies import attention_cases
+
+ALIGNMENT = 16
+
+
+def unchanged(x: Any) -> Any:
+    """The array itself."""
+    return x
+
+
+def to_cupy(x: Array) -> Any:
+    """A CuPy array with the values, strides and alignment of x, and with what lies between its elements."""
+    import cupy
+
+    low, high = byte_bounds(x) if x.size else (0, 0)
+    shift = low % ALIGNMENT
+    memory = cupy.empty(shift + high - low, np.uint8)
+    bytes_of_x = np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
+    memory[shift:] = cupy.asarray(bytes_of_x)
+    return cupy.ndarray(x.shape, x.dtype, memory.data + shift + (x.ctypes.data - low if x.size else 0), x.strides)
+
+
+def from_cupy(x: Any) -> Array:
+    """A copy in host memory."""
+    import cupy
+
+    return cupy.asnumpy(x)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Backend:
+    """One way to run the public operations.
+
+    Attributes
+    ----------
+    name : str
+    kernel : str
+        The `kernel=` of attention.
+    products : names
+        The kernels of matmul.
+    cases_per_example : int
+        How many cases to try where a slow backend tries one.
+    sizes, product_sizes : keyword arguments of `attention_cases` and `matmul_cases`
+        Which problems suit it.
+    to_device, to_numpy : functions
+        From a NumPy array to the operand of a call, and from its result back.
+    """
+
+    name: str
+    kernel: str
+    products: tuple[str, ...]
+    cases_per_example: int
+    sizes: Mapping[str, Any]
+    product_sizes: Mapping[str, Any]
+    to_device: Callable[[Array], Any] = unchanged
+    to_numpy: Callable[[Any], Array] = unchanged
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # what hypothesis prints
+
+    def cases(self, **restrictions: Any) -> SearchStrategy[Case]:
+        """Cases of sizes that suit this backend; arguments of `attention_cases` restrict them."""
+        return attention_cases(**{**self.sizes, **restrictions})
+
+    def matmul_cases(self, **restrictions: Any) -> SearchStrategy[MatmulCase]:
+        """The same for matrix products."""
+        return matmul_cases(**{**self.product_sizes, **restrictions})
+
+    def attention(self, q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
+        """o and lse; arguments as in `flash_attention`."""
+        operands, options = self.all_to_device(q, k, v), self.options_to_device(options)
+        o, lse = flash_attention(*operands, **options, return_lse=True, kernel=self.kernel)
+        return self.to_numpy(o), self.to_numpy(lse)
+
+    def gradients(self, *operands: Array | None, **options: Any) -> tuple[Array, ...]:
+        """dq, dk and dv; arguments as in `results`."""
+        return self.results(*operands, **options)[2:]  # type: ignore[arg-type]
+
+    def results(
+        self, do: Array, q: Array, k: Array, v: Array, dlse: Array | None = None, **options: Any
+    ) -> tuple[Array, ...]:
+        """o, lse, dq, dk and dv of a forward and a backward pass; arguments as in `flash_attention_backward`."""
+        do, q, k, v = self.all_to_device(do, q, k, v)
+        options = self.options_to_device(options)
+        o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=self.kernel)
+        dlse = None if dlse is None else self.to_device(dlse)
+        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=self.kernel)
+        return tuple(self.to_numpy(x) for x in (o, lse, *gradients))
+
+    def merge(self, *parts: Array) -> tuple[Array, ...]:
+        """o and lse of o1, lse1, o2, lse2."""
+        return tuple(self.to_numpy(x) for x in merge(*self.all_to_device(*parts)))
+
+    def matmul(self, a: Array, b: Array, **options: Any) -> Array:
+        """The product; arguments as in `numba_flash.matmul`."""
+        return self.to_numpy(matmul(*self.all_to_device(a, b), **options))
+
+    def all_to_device(self, *arrays: Array) -> list[Any]:
+        """Operands of a call."""
+        return [self.to_device(x) for x in arrays]
+
+    def options_to_device(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The same keyword arguments, NumPy arrays among them moved."""
+        return {key: self.to_device(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
+
+
+CPU = Backend(
+    name="cpu",
+    kernel="cpu",
+    products=("cpu",),
+    cases_per_example=4,
+    sizes={"tiles": (96, 96), "max_rows": 200, "max_depth": 70, "max_scores": 2**15},
+    product_sizes={"tile": 32, "max_size": 70},
+)
+SIMULATOR = Backend(
+    name="simulator",
+    kernel="flash2",
+    products=("matmul_tiled", "matmul_registers"),
+    cases_per_example=1,
+    sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 300},
+    product_sizes={"tile": 8, "max_size": 19},
+)
+GPU = Backend(
+    name="gpu",
+    kernel="flash2",
+    products=("matmul_tiled", "matmul_registers"),
+    cases_per_example=4,
+    sizes={"tiles": (128, 32), "max_rows": 300, "max_depth": 128, "max_scores": 2**20, "few_kernels": True},
+    product_sizes={"tile": 128, "max_size": 300},
+    to_device=to_cupy,
+    to_numpy=from_cupy,
+)

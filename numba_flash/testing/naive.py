@@ -1,0 +1,172 @@
+"""Attention and its gradient evaluated naively: the whole score matrix at once, in the dtype of the inputs.
+
+How far these results are from the exact ones is the measure for a kernel (see `tolerance`). One evaluation can be exact
+by luck, above all of a small problem, so there are several, which differ in rounding only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numba_flash.reference import Array, expand_heads, visible
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One of several equally good ways to evaluate the formula.
+
+    reverse : sums run backward
+    scale_first : scale*q before the product with k
+    from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O); P and dS are not rounded
+    nudge : every intermediate result is one more unit in the last place off, "up" or in "both" directions
+    """
+
+    reverse: bool = False
+    scale_first: bool = False
+    from_results: bool = False
+    nudge: str | None = None
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        """The matrix product a @ b."""
+        return self.rounded(a[..., ::-1] @ b[..., ::-1, :] if self.reverse else a @ b)
+
+    def rounded(self, x: Array) -> Array:
+        """x with the nudge."""
+        if self.nudge is None:
+            return x
+        signs = 1 if self.nudge == "up" else np.random.default_rng(self.reverse).choice([-1, 1], x.shape)
+        return x * (1 + signs * np.finfo(x.dtype).eps).astype(x.dtype)
+
+
+EVALUATIONS = (
+    Evaluation(),
+    Evaluation(reverse=True, scale_first=True, from_results=True),
+    Evaluation(from_results=True, nudge="up"),
+    Evaluation(from_results=True, nudge="both"),
+    Evaluation(reverse=True, scale_first=True, from_results=True, nudge="both"),
+)
+
+
+def naive_attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
+    """O and LSE by the formula, in q's dtype; the first axis counts `EVALUATIONS`.
+
+    Float32 and float64 are used throughout; 16-bit inputs meet float32 arithmetic, with P and O rounded to 16 bits.
+
+    Parameters
+    ----------
+    q, k, v : arrays (..., Hq, Nq, d), (..., Hk, Nk, d), (..., Hk, Nk, dv)
+    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, as in `numba_flash.flash_attention`
+
+    Returns
+    -------
+    o : array (n, ..., Hq, Nq, dv) of q's dtype
+    lse : array (n, ..., Hq, Nq), float32 (float64 for float64)
+    """
+    results = [evaluate(how, q, k, v, **options) for how in EVALUATIONS]
+    return np.stack([r.o for r in results]), np.stack([r.lse for r in results])
+
+
+def naive_gradients(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, **options: Any) -> tuple[Array, ...]:
+    """dQ, dK and dV by the formula, in q's dtype; as `naive_attention`, with dS rounded too."""
+    results = [evaluate_gradients(how, do, q, k, v, dlse, **options) for how in EVALUATIONS]
+    return tuple(np.stack(gradients) for gradients in zip(*results, strict=True))
+
+
+def naive_matmul(a: Array, b: Array, out_dtype: Any) -> Array:
+    """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts `EVALUATIONS`."""
+    a, b = a.astype(real_of(a.dtype)), b.astype(real_of(b.dtype))
+    return np.stack([how.multiply(a, b) for how in EVALUATIONS]).astype(out_dtype)
+
+
+@dataclass(frozen=True)
+class Naive:
+    """What one evaluation leaves for its gradient: S, P and softcap's derivative (..., Hq, Nq, Nk), O and LSE."""
+
+    s: Array
+    p: Array
+    derivative: Array
+    o: Array
+    lse: Array
+
+
+def real_of(dtype: Any) -> Any:
+    """The dtype that arithmetic on `dtype` is done in."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+def factor(q: Array, scale: float | None) -> Any:
+    """`scale` or its default, in the dtype of arithmetic."""
+    return real_of(q.dtype)(1 / np.sqrt(q.shape[-1]) if scale is None else scale)
+
+
+def evaluate(how: Evaluation, q: Array, k: Array, v: Array, **options: Any) -> Naive:
+    """S, P, O and LSE, each a whole matrix."""
+    stored, real = q.dtype, real_of(q.dtype)
+    k, v = (expand_heads(x.astype(real), q.shape[-3]) for x in (k, v))
+    with np.errstate(all="ignore"):
+        s, derivative = naive_scores(how, q.astype(real), k, **options)
+        m = s.max(axis=-1, keepdims=True, initial=-np.inf)
+        e = np.exp(s - np.where(np.isneginf(m), real(0), m))
+        l = e.sum(axis=-1, keepdims=True)
+        p = np.where(l > 0, e / l, real(0)).astype(stored)
+        lse = np.where(l > 0, how.rounded(m + np.log(l)), -np.inf)[..., 0]
+    return Naive(s, p, derivative, how.multiply(p.astype(real), v).astype(stored), lse)
+
+
+def naive_scores(
+    how: Evaluation,
+    q: Array,
+    k: Array,
+    *,
+    causal: bool = False,
+    q_offset: int | None = None,
+    window: Any = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Any = None,
+    bias: Any = None,
+    mask: Any = None,
+) -> tuple[Array, Array]:
+    """S, -inf where nothing may be seen, and softcap's derivative, in q's dtype."""
+    Nq, Nk, real = q.shape[-2], k.shape[-2], q.dtype.type
+    kt, by = k.swapaxes(-1, -2), factor(q, scale)
+    s = how.multiply(q * by, kt) if how.scale_first else how.multiply(q, kt) * by
+    t = np.zeros_like(s) if softcap is None else how.rounded(np.tanh(s / real(softcap)))
+    s = s if softcap is None else real(softcap) * t
+    if alibi_slopes is not None:
+        offset = Nk - Nq if q_offset is None else q_offset
+        distance = np.abs(np.arange(Nq)[:, None] + offset - np.arange(Nk)).astype(real)
+        s = s - np.asarray(alibi_slopes).astype(real)[..., None, None] * distance
+    if bias is not None:
+        s = s + np.asarray(bias).astype(real)
+    keep = visible(Nq, Nk, causal, q_offset, window)
+    keep = keep if mask is None else keep & mask
+    return np.where(keep, how.rounded(s), real(-np.inf)), 1 - t * t
+
+
+def evaluate_gradients(
+    how: Evaluation, do: Array, q: Array, k: Array, v: Array, dlse: Any, **options: Any
+) -> tuple[Array, ...]:
+    """dQ, dK and dV from whole matrices."""
+    Hq, Hk, stored, real = q.shape[-3], k.shape[-3], q.dtype, real_of(q.dtype)
+    saved, scale = evaluate(how, q, k, v, **options), factor(q, options.get("scale"))
+    q, do, k, v = (x.astype(real) for x in (q, do, expand_heads(k, Hq), expand_heads(v, Hq)))
+    dp = how.multiply(do, v.swapaxes(-1, -2))
+    p, o = saved.p.astype(real), saved.o.astype(real)
+    delta = (p * dp).sum(axis=-1, keepdims=True)
+    if how.from_results:
+        p = np.exp(saved.s - np.where(np.isneginf(saved.lse), np.inf, saved.lse)[..., None])
+        delta = (do * o).sum(axis=-1, keepdims=True)
+    delta = delta if dlse is None else delta - np.asarray(dlse, real)[..., None]
+    ds = p * (dp - delta) * saved.derivative
+    ds = ds if how.from_results else ds.astype(stored).astype(real)
+
+    def sum_group(x: Array) -> Array:
+        return x.reshape(*x.shape[:-3], Hk, Hq // Hk, *x.shape[-2:]).sum(axis=-3)
+
+    dq, dk = how.multiply(ds, k) * scale, how.multiply(ds.swapaxes(-1, -2), q) * scale
+    dv = how.multiply(p.swapaxes(-1, -2), do)
+    return tuple(x.astype(stored) for x in (dq, sum_group(dk), sum_group(dv)))

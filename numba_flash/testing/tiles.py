@@ -1,0 +1,49 @@
+"""Other tile sizes for the kernels of flash2: tiny ones for the simulator, odd ones for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from unittest.mock import patch
+
+from numba_flash.config import Tiles
+from numba_flash.kernels.matmul_registers import MatmulTiles
+
+
+@contextmanager
+def tiny_tiles() -> Iterator[None]:
+    """Run flash2 and both matmuls with tiles of about 8 x 8 and at most a warp: what the simulator runs fast."""
+    tiles, key_tiles = Tiles(8, 8, 32, 32, 2, 8), Tiles(8, 16, 32, 32, 2, 8)
+    with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(8, 8, 4, 1, 4)):
+        yield
+
+
+@contextmanager
+def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
+    """Run flash2 with these tile sizes.
+
+    Parameters
+    ----------
+    tiles : Tiles
+        Of the forward pass and of dQ. Threads are whole warps; head dimensions are fitted to the problem.
+    key_tiles : Tiles
+        Of dK and dV; Bc is a multiple of 4*RG.
+    """
+    forward, backward = (import_module(f"numba_flash.kernels.flash2_{name}") for name in ("forward", "backward"))
+    with ExitStack() as stack:
+        for table, chosen in (
+            (forward.CONFIGS, tiles),
+            (backward.QUERY_CONFIGS, tiles),
+            (backward.KEY_CONFIGS, key_tiles),
+        ):
+            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
+        yield
+
+
+@contextmanager
+def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
+    """Run matmul_tiled with tile x tile, and matmul_registers with other tile sizes."""
+    tiled, registered = (import_module(f"numba_flash.kernels.matmul_{name}") for name in ("tiled", "registers"))
+    with patch.object(tiled, "CONFIGS", [tile]), patch.dict(registered.CONFIGS, dict.fromkeys((4, 8), registers)):
+        yield

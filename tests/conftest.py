@@ -1,0 +1,86 @@
+"""The suite runs everywhere: the CPU path always, kernels on a GPU where there is one, elsewhere in the simulator."""
+
+import importlib.util
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+
+def usable_gpus():
+    """How many GPUs CuPy can use."""
+    if importlib.util.find_spec("cupy") is None:
+        return 0
+    import cupy
+
+    try:
+        return cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return 0
+
+
+GPUS = usable_gpus()
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if GPUS else "1")  # numba reads it once, when it is imported
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
+
+from numba_flash.ptx import SIMULATED  # noqa: E402
+from numba_flash.testing import backends  # noqa: E402
+from numba_flash.testing.tiles import tiny_tiles  # noqa: E402
+
+AVAILABLE = [backends.CPU, *[backends.SIMULATOR] * SIMULATED, *[backends.GPU] * (GPUS > 0 and not SIMULATED)]
+
+PROFILES = {
+    "fast": {"max_examples": 12, "derandomize": True, "phases": [Phase.explicit, Phase.generate]},
+    "thorough": {"max_examples": 100},
+    "nightly": {"max_examples": 2000},
+}
+for name, profile in PROFILES.items():
+    settings.register_profile(
+        name,
+        **profile,
+        deadline=None,
+        print_blob=True,
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def installed(package):
+    """A package's version, for people."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+def pytest_report_header(config):
+    packages = ("numpy", "numba", "numba-cuda", "hypothesis", "ml_dtypes", "torch")
+    return [
+        f"backends: {', '.join(backend.name for backend in AVAILABLE)} ({GPUS} GPUs)",
+        f"versions: {', '.join(installed(package) for package in packages)}",
+    ]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and backends.GPU not in AVAILABLE:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and CuPy"))
+
+
+@pytest.fixture(params=AVAILABLE, ids=lambda backend: backend.name)
+def backend(request):
+    """Every backend of this machine; simulated kernels get tiny tiles, since a launch of the real ones is slow."""
+    if request.param is not backends.SIMULATOR:
+        yield request.param
+        return
+    with tiny_tiles():
+        yield request.param
+
+
+@pytest.fixture
+def simulator():
+    """The simulator, with the tile sizes that kernels have on a GPU."""
+    if not SIMULATED:
+        pytest.skip("NUMBA_ENABLE_CUDASIM is 0")
+    return backends.SIMULATOR

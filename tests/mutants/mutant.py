@@ -1,0 +1,50 @@
+"""Wrong kernels: a line of a module's source is replaced, and the module and the kernels that use it are made anew."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import getsource
+from types import ModuleType
+from unittest.mock import patch
+
+# In the order in which they import one another.
+KERNELS = ("kernels.passes.delta", "kernels.flash2_forward", "kernels.flash2_backward")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module in which one piece of source is replaced, and the property that must notice it."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    killed_by: Callable
+
+    def apply(self, source):
+        """The mutated source; the piece to replace must occur in it exactly once."""
+        if source.count(self.old) != 1:
+            raise LookupError(f"{self.name}: {self.old!r} occurs {source.count(self.old)} times in {self.module}")
+        return source.replace(self.old, self.new)
+
+    @contextmanager
+    def alive(self):
+        """The package's kernels are this mutant's."""
+        with ExitStack() as stack:
+            for name in dict.fromkeys((self.module, *KERNELS)):
+                original = import_module(f"numba_flash.{name}")
+                source = getsource(original)
+                replica = ModuleType(original.__name__)
+                stack.enter_context(installed(replica))
+                exec(compile(self.apply(source) if name == self.module else source, name, "exec"), vars(replica))
+            yield
+
+
+@contextmanager
+def installed(module):
+    """Imports find this module, and so does its package."""
+    package, _, child = module.__name__.rpartition(".")
+    with patch.dict(sys.modules, {module.__name__: module}), patch.object(sys.modules[package], child, module):
+        yield

@@ -1,0 +1,46 @@
+"""Agreement with the definition, for every option, layout, dtype and regime."""
+
+import numpy as np
+import pytest
+
+from numba_flash.testing.case import Case
+
+from .agreement import assert_attention, assert_gradients
+from .for_all import for_all
+
+
+@for_all(times=3)
+def test_forward(backend, case):
+    x, options = case.arrays(), case.options()
+    assert_attention(backend.attention(x.q, x.k, x.v, **options), case, x.q, x.k, x.v, **options)
+
+
+@for_all(times=2)
+def test_backward(backend, case):
+    x, options = case.arrays(), case.options()
+    operands = (x.do, x.q, x.k, x.v, x.dlse)
+    assert_gradients(backend.gradients(*operands, **options), case, *operands, **options)
+
+
+PRODUCTION = [
+    Case(B=1, Hq=2, Hk=1, Nq=67, Nk=65, d=17, dv=5, causal=True, dlse=True),
+    Case(B=1, Hq=1, Hk=1, Nq=9, Nk=33, d=64, dv=65, dtype="float64", layouts=("strided",) * 4, window=(7, 3)),
+    Case(B=1, Hq=1, Hk=1, Nq=5, Nk=3, d=256, dv=200, dtype="bfloat16", mask=(1, 1, 5, 3)),
+]
+
+
+@pytest.mark.parametrize("case", PRODUCTION, ids=lambda case: f"{case.dtype}-{case.d}")
+def test_production_tiles(simulator, case):
+    """The tile sizes that run on a GPU, once for each dtype of arithmetic and for the widest heads."""
+    test_forward.holds(simulator, case)
+    test_backward.holds(simulator, case)
+
+
+@pytest.mark.parametrize("Nq, Nk", [(0, 3), (3, 0), (0, 0)])
+def test_no_queries_or_no_keys(backend, Nq, Nk):
+    q, k, v = (np.ones((1, 2, n, 4), np.float32) for n in (Nq, Nk, Nk))
+    o, lse = backend.attention(q, k, v)
+    assert o.shape == q.shape and not o.any()
+    assert lse.shape == (1, 2, Nq) and np.isneginf(lse).all()
+    for gradient, x in zip(backend.gradients(q, q, k, v), (q, k, v), strict=True):
+        assert gradient.shape == x.shape and not gradient.any()

@@ -1,0 +1,31 @@
+"""Matrix products agree with float64's."""
+
+import numpy as np
+
+from numba_flash.testing.backends import Backend
+from numba_flash.testing.naive import naive_matmul
+from numba_flash.testing.tolerance import assert_close
+
+from .agreement import assert_same
+from .for_all import for_all
+
+
+@for_all(times=2, cases=Backend.matmul_cases)
+def test_product(backend, case):
+    a, b = case.arrays()
+    out_dtype = case.out_dtype or case.dtype
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    for kernel in backend.products:
+        c = backend.matmul(a, b, out_dtype=case.out_dtype, kernel=kernel)
+        assert_close(c, exact, naive_matmul(a, b, out_dtype), out_dtype, kernel)
+
+
+@for_all(cases=Backend.matmul_cases)
+def test_views_give_what_their_copies_give(backend, case):
+    a, b = case.arrays()
+    for kernel in backend.products:
+        views, copies = (
+            backend.matmul(x, y, out_dtype=case.out_dtype, kernel=kernel)
+            for x, y in ((a, b), (np.array(a, order="C"), np.array(b, order="C")))
+        )
+        assert_same([views], [copies])

@@ -1,0 +1,78 @@
+"""Operations read views in place, write their outputs and nothing else, and repeat bit by bit."""
+
+from contextlib import ExitStack
+from importlib import import_module
+from unittest.mock import patch
+
+import numpy as np
+
+from numba_flash import arrays
+from numba_flash.ladder import LADDER
+
+from .agreement import assert_same
+from .for_all import for_all
+
+GUARD = 64  # elements on either side of an output
+
+
+def both(backend, x, options):
+    """o, lse, dq, dk and dv."""
+    return backend.results(x.do, x.q, x.k, x.v, x.dlse, **options)
+
+
+@for_all()
+def test_views_give_what_their_copies_give(backend, case):
+    """Bit by bit; what lies between the elements of a view and beyond its rows is NaN."""
+    x, options = case.arrays(), case.options()
+    copies = x._replace(**{name: np.array(getattr(x, name), order="C") for name in ("q", "k", "v", "do")})
+    assert_same(both(backend, x, options), both(backend, copies, options))
+
+
+@for_all()
+def test_repeats_bit_by_bit(backend, case):
+    x, options = case.arrays(), case.options()
+    assert_same(both(backend, x, options), both(backend, x, options))
+
+
+@for_all()
+def test_inputs_stay_as_they_are(backend, case):
+    x, options, same = case.arrays(), case.options(), case.arrays()
+    both(backend, x, options)
+    for mine, fresh in zip(x, same, strict=True):
+        assert mine is None or mine.tobytes() == fresh.tobytes()
+
+
+class GuardedMemory:
+    """Allocates outputs full of NaN between bands of NaN."""
+
+    def __init__(self):
+        self.allocated = []
+
+    def empty(self, like, shape, dtype):
+        """As `arrays.empty`."""
+        count = int(np.prod(shape))
+        base = arrays.empty(like, (count + 2 * GUARD,), dtype)
+        base.fill(np.nan)
+        self.allocated.append(base)
+        return base[GUARD : GUARD + count].reshape(shape)
+
+    def assert_guards_hold(self, to_numpy):
+        """Nothing was written outside of an output, and all of it was written."""
+        for base in self.allocated:
+            x = to_numpy(base.data)
+            guards, inside = np.concatenate([x[:GUARD], x[-GUARD:]]), x[GUARD:-GUARD]
+            assert np.isnan(guards.astype(np.float64)).all()
+            assert not np.isnan(inside.astype(np.float64)).any()
+
+
+@for_all()
+def test_outputs_are_written_once_and_nothing_else(backend, case):
+    x, options = case.arrays(), case.options()
+    memory = GuardedMemory()
+    modules = [import_module("numba_flash.ops"), *(rung.load() for rung in LADDER)]
+    with ExitStack() as stack:
+        for module in modules:
+            if hasattr(module, "empty"):
+                stack.enter_context(patch.object(module, "empty", memory.empty))
+        both(backend, x, options)
+    memory.assert_guards_hold(backend.to_numpy)

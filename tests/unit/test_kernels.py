@@ -1,0 +1,166 @@
+"""The tables of tile sizes are legal, and the passes that kernels share do what the definition says."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from numba_flash import reference
+from numba_flash.arrays import ITEMSIZE, read
+from numba_flash.config import SIMULATOR, Tiles
+from numba_flash.kernels import arguments, flash2_backward, flash2_forward, matmul_registers, matmul_tiled
+from numba_flash.kernels.passes import delta, merge
+from numba_flash.problem import AttentionProblem, Operands, real_of
+from numba_flash.runtime import launch
+from numba_flash.testing.tolerance import assert_close
+
+from .helpers import DTYPES, in_simulator, normal
+
+KB = 1024
+TABLES = {
+    "forward": (flash2_forward.CONFIGS, flash2_forward.shared_bytes),
+    "keys": (flash2_backward.KEY_CONFIGS, flash2_backward.key_shared_bytes),
+    "queries": (flash2_backward.QUERY_CONFIGS, flash2_backward.query_shared_bytes),
+}
+ENTRIES = [
+    pytest.param(name, key, tiles, id=f"{name}-{key}-{n}")
+    for name, (table, _) in TABLES.items()
+    for key, choices in table.items()
+    for n, tiles in enumerate(choices)
+]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_every_head_dimension_at_both_widths_of_arithmetic(name):
+    table, _ = TABLES[name]
+    assert set(table) == set(itertools.product((4, 8), arguments.WIDTHS))
+
+
+@pytest.mark.parametrize(("name", "key", "tiles"), ENTRIES)
+def test_tiles_are_legal(name, key, tiles):
+    itemsize, width = key
+    assert max(tiles.D, tiles.DV) == width
+    assert tiles.Br % tiles.rows == 0 and tiles.Bc % tiles.CG == 0
+    assert tiles.threads % 32 == 0 and tiles.threads <= 1024
+    assert tiles.CG in (8, 16, 32)  # a row lives in lanes of one warp
+    assert min(tiles.D, tiles.DV) >= 4 * tiles.CG  # a thread owns whole vectors of a row
+    assert min(tiles.Br, tiles.Bc) >= arguments.SMALLEST_TILE
+    if name == "keys":
+        assert tiles.Bc % (4 * tiles.RG) == 0  # and of a column of P and dS
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tiles_fit_shared_memory(name):
+    table, shared_bytes = TABLES[name]
+    for (itemsize, _), choices in table.items():
+        sizes = [shared_bytes(tiles, itemsize) for tiles in choices]
+        assert sizes[0] <= 227 * KB
+        assert min(sizes) <= 99 * KB
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def attention_problem(d, dv, dtype="float32", B=1, Hq=1, Nq=5, Nk=7):
+    return AttentionProblem(B, Hq, 1, Nq, Nk, d, dv, dtype, scale=1.0, first=-Nq, last=Nk)
+
+
+@pytest.mark.parametrize("shared_bytes", [99 * KB, 163 * KB, 227 * KB])
+def test_every_head_dimension_finds_tiles(shared_bytes):
+    device = type(SIMULATOR)("a GPU", (8, 0), shared_bytes)
+    for table, bytes_of in TABLES.values():
+        for d, dv, dtype in itertools.product((1, 31, 33, 64, 100, 128, 256), (1, 64, 65, 256), ("float16", "float64")):
+            problem = attention_problem(d, dv, dtype)
+            tiles = arguments.choose_tiles(table, bytes_of, problem, device)
+            assert tiles is not None
+            assert d <= tiles.D and dv <= tiles.DV and min(tiles.D, tiles.DV) >= 4 * tiles.CG
+            assert tiles.D % (4 * tiles.CG) == 0 == tiles.DV % (4 * tiles.CG)
+            assert bytes_of(tiles, ITEMSIZE[problem.real]) <= shared_bytes
+
+
+def test_why_not():
+    def reasons(module, **sizes):
+        return module.why_not(attention_problem(**sizes), SIMULATOR)
+
+    small = type(SIMULATOR)("a small GPU", (7, 5), 1 * KB)
+    for module in (flash2_forward, flash2_backward):
+        assert reasons(module, d=256, dv=256) == []
+        assert reasons(module, d=257, dv=300) == ["d=257 > 256", "dv=300 > 256"]
+        assert reasons(module, d=4, dv=4, B=2**16, Hq=2**16) == [f"{2**33} blocks > {2**31 - 1}"]
+        (reason,) = module.why_not(attention_problem(64, 64), small)
+        assert reason == "its tiles need more than the 1024 bytes of shared memory of a small GPU"
+
+
+def test_matmul_tiles_are_legal():
+    for t in matmul_registers.CONFIGS.values():
+        RG, CG = t.BM // t.TM, t.BN // t.TN
+        assert t.BM % t.TM == 0 and t.BN % t.TN == 0 and t.TN % 4 == 0 and t.BK % 4 == 0
+        assert t.threads == RG * CG <= 1024 and t.threads % 32 == 0
+    for T in matmul_tiled.CONFIGS:
+        assert T * T <= 1024
+
+
+def test_tiles_count_their_threads():
+    tiles = Tiles(Br=64, Bc=32, D=64, DV=32, rows=4, CG=8)
+    assert (tiles.RG, tiles.threads) == (16, 128)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+class TestPasses:
+    """Merge and delta in the simulator, on views with gaps, transposed axes and rows that saw no key."""
+
+    pytestmark = in_simulator
+
+    @staticmethod
+    def empty(shape, dtype):
+        """An output full of NaN."""
+        return np.full(shape, np.nan, dtype)
+
+    @staticmethod
+    def partial(seed, dtype):
+        """o (B, N, dv) and lse (B, N), strided."""
+        stored, real = DTYPES[dtype], DTYPES[real_of(dtype)]
+        o, lse = normal(seed, 7, 3, 20)[:, :, ::2].swapaxes(0, 1).astype(stored), normal(seed + 1, 3, 14)[:, ::2]
+        o, lse = np.asfortranarray(o), 40 * lse.astype(real)
+        o[0, seed % 3], lse[0, seed % 3] = 0, -np.inf
+        o[1, 3], lse[1, 3] = 0, -np.inf
+        return o, lse
+
+    def test_merge(self, dtype):
+        (o1, lse1), (o2, lse2) = self.partial(0, dtype), self.partial(5, dtype)
+        o, lse = self.empty(o1.shape, o1.dtype), self.empty(lse1.shape, lse1.dtype)
+        (what,) = merge.launches(*map(read, (o1, lse1, o2, lse2, o, lse)))
+        launch(what)
+        o_ref, lse_ref = reference.merge(o1, lse1, o2, lse2)
+        o_naive, lse_naive = naive_merge(o1, lse1, o2, lse2)
+        assert_close(o, o_ref, o_naive, dtype, "o")
+        assert_close(lse, lse_ref, lse_naive, real_of(dtype), "lse")
+        assert (o[1, 3] == 0).all() and lse[1, 3] == -np.inf
+
+    @pytest.mark.parametrize("dv", [1, 31, 32, 45])
+    @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
+    def test_delta(self, dtype, dv, has_dlse):
+        B, Hq, Nq = 2, 3, 5
+        stored, real = DTYPES[dtype], DTYPES[real_of(dtype)]
+        do, o = (
+            normal(0, B, Nq, Hq, dv).swapaxes(1, 2).astype(stored),
+            normal(1, B, Hq, Nq, 2 * dv)[..., ::2].astype(stored),
+        )
+        dlse = normal(2, B, Nq, Hq).swapaxes(1, 2).astype(real) if has_dlse else None
+        out = self.empty((B, Hq, Nq), real)
+        problem = attention_problem(dv, dv, dtype, B, Hq, Nq)
+        q = read(o)
+        operands = Operands(q, q, q, do=read(do), o=read(o), dlse=None if dlse is None else read(dlse))
+        (what,) = delta.launches(problem, operands, read(out))
+        launch(what)
+        rest = 0 if dlse is None else dlse.astype(np.float64)
+        ref = (do.astype(np.float64) * o.astype(np.float64)).sum(axis=-1) - rest
+        products = do.astype(real) * o.astype(real)
+        naive = [products.sum(axis=-1, dtype=real) - rest, np.cumsum(products, axis=-1, dtype=real)[..., -1] - rest]
+        assert_close(out, ref, naive, real_of(dtype), "delta")
+
+
+def naive_merge(o1, lse1, o2, lse2):
+    """Merge by the formula, in the dtype of lse."""
+    lse = np.logaddexp(lse1, lse2)
+    pivot = np.where(np.isneginf(lse), lse.dtype.type(0), lse)
+    w1, w2 = np.exp(lse1 - pivot)[..., None], np.exp(lse2 - pivot)[..., None]
+    return (w1 * o1.astype(lse.dtype) + w2 * o2.astype(lse.dtype)).astype(o1.dtype), lse
