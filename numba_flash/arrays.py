@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -105,7 +106,10 @@ class CupyLibrary(NumpyLibrary):
             return self.cupy.cuda.get_current_stream().ptr
 
     def on_stream(self, stream: int, device: int | None) -> Any:
-        new = self.cupy.cuda.ExternalStream(stream, device)
+        with warnings.catch_warnings():
+            # Deprecated, but Stream.from_external destroys the stream that it wraps when it is collected.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            new = self.cupy.cuda.ExternalStream(stream, device)
         with self.cupy.cuda.Device(device):
             new.wait_event(self.cupy.cuda.get_current_stream().record())
         return new

@@ -69,5 +69,7 @@ def example_problem(rung: Rung) -> Any:
     """A small float32 problem that any rung of an operation would take."""
     if rung.operation == MATMUL:
         return MatmulProblem(B=1, M=1024, N=1024, K=1024, dtype="float32", out_dtype="float32")
-    sizes = {"B": 1, "Hq": 8, "Hk": 8, "Nq": 1024, "Nk": 1024, "d": 64, "dv": 64}
-    return AttentionProblem(**sizes, dtype="float32", scale=0.125, first=-1024, last=1024)
+    N = 1024
+    return AttentionProblem(
+        B=1, Hq=8, Hk=8, Nq=N, Nk=N, d=64, dv=64, dtype="float32", scale=0.125, first=-N, last=N
+    )  # fmt: skip

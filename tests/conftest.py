@@ -68,7 +68,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and CuPy"))
 
 
-@pytest.fixture(params=AVAILABLE, ids=lambda backend: backend.name)
+MARKS = {"cpu": (), "simulator": pytest.mark.simulator, "gpu": pytest.mark.gpu}
+
+
+@pytest.fixture(params=[pytest.param(b, id=b.name, marks=MARKS[b.name]) for b in AVAILABLE])
 def backend(request):
     """Every backend of this machine; simulated kernels get tiny tiles, since a launch of the real ones is slow."""
     if request.param is not backends.SIMULATOR:

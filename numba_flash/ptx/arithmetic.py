@@ -1,4 +1,4 @@
-"""Arithmetic and conversions that Python has no word for: base-2 exponential, NaN-blind maximum, 16-bit floats.
+"""Arithmetic and conversions that Python has no word for: the base-2 exponential and 16-bit floats.
 
 16-bit floats live in memory, and in 16-bit registers, as their bits (uint16); arithmetic on them is float32's.
 """

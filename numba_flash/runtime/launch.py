@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -82,9 +83,11 @@ def launch(what: Launch, stream: int = 0, device: int | None = None) -> None:
         )
         return
     from numba import cuda
+    from numba.cuda.core.errors import NumbaPerformanceWarning
 
     ordinal = device or 0
-    with cuda.gpus[ordinal]:
+    with cuda.gpus[ordinal], warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # a small problem is a small grid
         compiled = compiled_kernel(kernel, signature(what.args), ordinal)
         start = compiled[what.grid, kernel.threads, cuda.external_stream(stream), kernel.shared_bytes]
         start(*[address(a) for a in what.args])

@@ -68,6 +68,16 @@ def attention_cases(
     layouts, regimes : names from `layouts.LAYOUTS` and `regimes.REGIMES`
     few_kernels : bool
         softcap, ALiBi, bias and mask come all together or not at all, in float32: few kernels to compile.
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from numba_flash import flash_attention
+    >>> @given(case=attention_cases(dtypes=["float32"]))
+    ... def test_output_has_the_shape_of_v_for_every_query(case):
+    ...     x = case.arrays()
+    ...     o = flash_attention(x.q, x.k, x.v, **case.options())
+    ...     assert o.shape == (case.B, case.Hq, case.Nq, case.dv)
     """
     Nq, Nk = draw(sizes(tiles[0], max_rows)), draw(sizes(tiles[1], max_rows))
     B, Hk, group = draw(heads(max_scores // (Nq * Nk)))

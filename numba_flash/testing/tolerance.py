@@ -36,6 +36,17 @@ def assert_close(out: Any, ref: Any, naive: Any, dtype: Any, what: str) -> None:
         if shape or dtype differ, or some element is too far away or NaN; it states the figures
     ValueError
         as `tolerance`
+
+    Examples
+    --------
+    >>> from numba_flash import flash_attention, reference
+    >>> from numba_flash.testing import naive_attention
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 5, 4)).astype(np.float16)
+    >>> o, lse = flash_attention(q, k, v, return_lse=True)
+    >>> ref_o, ref_lse = reference.attention(q, k, v)
+    >>> naive_o, naive_lse = naive_attention(q, k, v)
+    >>> assert_close(o, ref_o, naive_o, "float16", "o")
+    >>> assert_close(lse, ref_lse, naive_lse, "float32", "lse")
     """
     out, ref, dtype = np.asarray(out), np.asarray(ref, np.float64), np.dtype(dtype)
     if out.shape != ref.shape or out.dtype != dtype:

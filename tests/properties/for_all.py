@@ -15,7 +15,8 @@ def for_all(times=1, cases=Backend.cases, **restrictions):
     def decorate(holds):
         def search(backend, **how):
             examples = times * backend.cases_per_example * settings.default.max_examples
-            settings(**{"max_examples": max(1, int(examples)), **how})(given(case=cases(backend, **restrictions))(holds))(backend=backend)
+            how = {"max_examples": max(1, int(examples)), **how}
+            settings(**how)(given(case=cases(backend, **restrictions))(holds))(backend=backend)
 
         def test(backend):
             search(backend)
