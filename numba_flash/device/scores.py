@@ -118,8 +118,9 @@ def make_gradient(RG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
             for c in range(TN):
                 p = exp(s[r * TN + c] - lse)
                 s[r * TN + c] = p
-                dp[r * TN + c] = p * (dp[r * TN + c] - delta_row)
+                ds = p * (dp[r * TN + c] - delta_row)
                 if SOFTCAP:
-                    dp[r * TN + c] *= derivative[r * TN + c]
+                    ds *= derivative[r * TN + c]
+                dp[r * TN + c] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
 
     return gradient

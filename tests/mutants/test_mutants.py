@@ -51,7 +51,7 @@ MUTANTS = [
            test_locality.test_rows_that_see_nothing),
     Mutant("delta without dLSE", DELTA, "total -= global_view(dLSE", "0 * global_view(dLSE",
            test_gradients.test_rows_of_ds_sum_to_dlse),
-    Mutant("softcap has no derivative", SCORES, "dp[r * TN + c] *= derivative[r * TN + c]", "pass",
+    Mutant("softcap has no derivative", SCORES, "ds *= derivative[r * TN + c]", "pass",
            test_gradients.test_directional_derivative),
     Mutant("dK without scale", BACKWARD, "dk[x] *= scale", "pass",
            test_gradients.test_directional_derivative),

@@ -18,31 +18,19 @@ def unseen_keys(case, options):
     return keys, ~sees[:, keys].any(axis=-1)
 
 
-def with_junk(x, keys, junk):
-    """A copy of x (B, H, N, d) with other rows at `keys`."""
-    return np.where(keys[:, None], np.asarray(junk, x.dtype), x)
+LARGEST = {"float16": 65504.0, "bfloat16": 3e38, "float32": 3e38, "float64": 1.7e308}  # products overflow
 
 
 @for_all(options=OPTIONS - {"hidden_rows"})
 def test_unseen_keys_may_hold_anything_finite(backend, case):
-    """The largest finite numbers, whose products overflow, too."""
+    """O, LSE and dQ of the rows that cannot see them stay the same, bit by bit."""
     x, options = case.arrays(), case.options()
     keys, rows = unseen_keys(case, options)
     assume(keys.any())
-    largest = float(np.finfo(np.float16).max) if case.dtype == "float16" else 3e38
-    k, v = with_junk(x.k, keys, largest), with_junk(x.v, keys, -largest)
-    clean, dirty = (backend.attention(x.q, *kv, **options) for kv in ((x.k, x.v), (k, v)))
-    assert_same((clean[0][..., rows, :], clean[1][..., rows]), (dirty[0][..., rows, :], dirty[1][..., rows]))
-
-
-@for_all(options=OPTIONS - {"hidden_rows"})
-def test_unseen_keys_do_not_change_gradients(backend, case):
-    x, options = case.arrays(), case.options()
-    keys, rows = unseen_keys(case, options)
-    assume(keys.any())
-    k, v = with_junk(x.k, keys, 1000), with_junk(x.v, keys, -1000)
-    clean, dirty = (backend.gradients(x.do, x.q, *kv, x.dlse, **options)[0] for kv in ((x.k, x.v), (k, v)))
-    assert_same([clean[..., rows, :]], [dirty[..., rows, :]])
+    k, v = (np.where(keys[:, None], LARGEST[case.dtype], y.astype(np.float64)).astype(case.dtype) for y in (x.k, x.v))
+    clean, dirty = (backend.results(x.do, x.q, *kv, x.dlse, **options) for kv in ((x.k, x.v), (k, v)))
+    for before, after in zip(clean[:3], dirty[:3], strict=True):
+        assert_same([before[:, :, rows]], [after[:, :, rows]])
 
 
 @for_all(options=OPTIONS - HIDING - {"alibi", "bias"})
