@@ -1,26 +1,25 @@
-"""Property-based tests of attention: hypothesis strategies, the tolerance rule, and where to run them."""
+"""Property-based tests of attention: hypothesis strategies, the tolerance rule, and where to run them.
 
-from numba_flash.testing.backends import CPU, GPU, SIMULATOR, Backend
-from numba_flash.testing.case import Arrays, Case
-from numba_flash.testing.matmul import MatmulCase, matmul_cases
-from numba_flash.testing.naive import naive_attention, naive_gradients, naive_matmul
-from numba_flash.testing.strategies import attention_cases
-from numba_flash.testing.tolerance import assert_close, rounding_floor, tolerance
+The strategies need hypothesis, the rest nothing: a name is imported when it is first used.
+"""
 
-__all__ = [
-    "CPU",
-    "GPU",
-    "SIMULATOR",
-    "Arrays",
-    "Backend",
-    "Case",
-    "MatmulCase",
-    "assert_close",
-    "attention_cases",
-    "matmul_cases",
-    "naive_attention",
-    "naive_gradients",
-    "naive_matmul",
-    "rounding_floor",
-    "tolerance",
-]
+from importlib import import_module
+from typing import Any
+
+SOURCES = {
+    "backends": ("CPU", "GPU", "SIMULATOR", "Backend"),
+    "case": ("Arrays", "Case"),
+    "matmul": ("MatmulCase", "matmul_cases"),
+    "naive": ("naive_attention", "naive_gradients", "naive_matmul"),
+    "strategies": ("attention_cases",),
+    "tolerance": ("allowed_error", "assert_close", "rounding_floor"),
+}
+MODULE_OF = {name: module for module, names in SOURCES.items() for name in names}
+
+__all__ = sorted(MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULE_OF[name]}"), name)

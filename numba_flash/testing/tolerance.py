@@ -35,7 +35,7 @@ def assert_close(out: Any, ref: Any, naive: Any, dtype: Any, what: str) -> None:
     AssertionError
         if shape or dtype differ, or some element is too far away or NaN; it states the figures
     ValueError
-        as `tolerance`
+        as `allowed_error`
 
     Examples
     --------
@@ -53,7 +53,7 @@ def assert_close(out: Any, ref: Any, naive: Any, dtype: Any, what: str) -> None:
         raise AssertionError(f"{what} is {out.dtype} {out.shape}, not {dtype} {ref.shape}")
     if out.size == 0:
         return
-    allowed = tolerance(ref, naive, dtype)
+    allowed = allowed_error(ref, naive, dtype)
     wide = out.astype(np.float64)
     with np.errstate(invalid="ignore"):
         error = np.where(wide == ref, 0.0, np.abs(wide - ref))
@@ -65,7 +65,7 @@ def assert_close(out: Any, ref: Any, naive: Any, dtype: Any, what: str) -> None:
         raise AssertionError(f"{what}: max|out - ref| = {error[at]:.3g} > {allowed:.3g} = {budget}; {place}")
 
 
-def tolerance(ref: Any, naive: Any, dtype: Any) -> float:
+def allowed_error(ref: Any, naive: Any, dtype: Any) -> float:
     """How far from `ref` a result in `dtype` may be; arguments as in `assert_close`.
 
     Raises

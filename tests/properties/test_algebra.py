@@ -5,7 +5,7 @@ import numpy as np
 from numba_flash import reference
 from numba_flash.testing.naive import naive_attention
 from numba_flash.testing.strategies import OPTIONS, POSITIONAL
-from numba_flash.testing.tolerance import assert_close, tolerance
+from numba_flash.testing.tolerance import assert_close, allowed_error
 
 from .agreement import assert_attention, assert_gradients, assert_same, visibility
 from .for_all import for_all
@@ -32,7 +32,7 @@ def test_output_is_within_the_range_of_v(backend, case):
     low = np.where(sees, v, np.inf).min(axis=-2)
     high = np.where(sees, v, -np.inf).max(axis=-2)
     ref, naive = reference.attention(x.q, x.k, x.v, **options)[0], naive_attention(x.q, x.k, x.v, **options)[0]
-    allowed = tolerance(ref, naive, case.dtype)
+    allowed = allowed_error(ref, naive, case.dtype)
     blind = ~sees.any(axis=-2)
     assert np.all((low - allowed <= o) & (o <= high + allowed) | blind)
 
@@ -44,7 +44,7 @@ def test_linear_in_v(backend, case):
     v, w = case.rng().integers(-9, 9, (2, *x.v.shape)).astype(case.dtype)
     parts = [backend.attention(x.q, x.k, values, **options)[0].astype(np.float64) for values in (v, w, v + w)]
     allowed = sum(
-        tolerance(
+        allowed_error(
             reference.attention(x.q, x.k, values, **options)[0],
             naive_attention(x.q, x.k, values, **options)[0],
             case.dtype,
@@ -99,7 +99,7 @@ def test_lse_normalizes_p(backend, case):
     x, options = case.arrays(), case.options()
     _, lse = backend.attention(x.q, x.k, x.v, **options)
     s = reference.scores(*(y.astype(np.float64) for y in (x.q, x.k)), **options)
-    allowed = tolerance(reference.logsumexp(s), naive_attention(x.q, x.k, x.v, **options)[1], case.real)
+    allowed = allowed_error(reference.logsumexp(s), naive_attention(x.q, x.k, x.v, **options)[1], case.real)
     sees = np.isfinite(s).any(axis=-1)
     total = np.exp(s[sees] - lse[sees].astype(np.float64)[:, None]).sum(axis=-1)
     assert np.all(np.isneginf(lse[~sees]))
