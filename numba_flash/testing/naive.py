@@ -1,6 +1,6 @@
 """Attention and its gradient evaluated naively: the whole score matrix at once, in the dtype of the inputs.
 
-How far these results are from the exact ones is the measure for a kernel (see `allowed_error`). One evaluation can be exact
+How far these results are from the exact ones is a kernel's measure (see `allowed_error`). One evaluation can be exact
 by luck, above all of a small problem, so there are several, which differ in rounding only.
 """
 

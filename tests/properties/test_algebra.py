@@ -5,7 +5,7 @@ import numpy as np
 from numba_flash import reference
 from numba_flash.testing.naive import naive_attention
 from numba_flash.testing.strategies import OPTIONS, POSITIONAL
-from numba_flash.testing.tolerance import assert_close, allowed_error
+from numba_flash.testing.tolerance import allowed_error, assert_close
 
 from .agreement import assert_attention, assert_gradients, assert_same, visibility
 from .for_all import for_all
