@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 
 
 @dataclass(frozen=True)

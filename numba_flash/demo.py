@@ -18,7 +18,7 @@ from rich.table import Table
 from numba_flash import flash_attention_backward, reference
 from numba_flash.arrays import gpu_count
 from numba_flash.ops import flash_attention
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 from numba_flash.testing.tolerance import rounding_floor
 
 REPEATS = 5

@@ -14,7 +14,7 @@ from numba_flash.arrays import gpu_count
 from numba_flash.config import SIMULATOR, Device, current_device
 from numba_flash.ladder import LADDER, MATMUL, Rung
 from numba_flash.problem import AttentionProblem, MatmulProblem
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cuda-core", "llvmlite", "greenlet", "ml_dtypes", "torch")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")

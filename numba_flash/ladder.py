@@ -10,7 +10,7 @@ from typing import Any
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
 from numba_flash.problem import AttentionProblem, MatmulProblem, Reasons
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 
 FORWARD, BACKWARD, MATMUL = "flash_attention", "flash_attention_backward", "matmul"
 

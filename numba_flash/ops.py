@@ -11,11 +11,10 @@ import numpy as np
 from numba_flash import reference
 from numba_flash.arrays import Array, empty, give_back, gpu_count, stream_handle, to_gpu, to_host
 from numba_flash.config import current_device
-from numba_flash.kernels.passes import merge as merge_pass
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, Rung, check_kernel, choose
 from numba_flash.problem import AttentionRequest, Reasons, attention_request, matmul_request, merge_request
-from numba_flash.ptx import SIMULATED
 from numba_flash.runtime import Launch, launch
+from numba_flash.simulator import SIMULATED
 
 # The arguments that are arrays, besides q, k and v.
 ARRAYS = ("alibi_slopes", "bias", "mask", "do", "o", "lse", "dlse")
@@ -295,7 +294,9 @@ def merge(o1: Any, lse1: Any, o2: Any, lse2: Any, *, stream: Any = None) -> tupl
             if first.device is None:
                 o_part.data[...], lse_part.data[...] = reference.merge(*(x.data for x in group))
             else:
-                start(merge_pass.launches(*group, o_part, lse_part), first, handle)
+                from numba_flash.kernels.passes.merge import launches  # numba.cuda, half a second to import
+
+                start(launches(*group, o_part, lse_part), first, handle)
     return give_back(o, o1), give_back(lse, o1)
 
 

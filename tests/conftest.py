@@ -23,7 +23,7 @@ os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if GPUS else "1")  # numba rea
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 
-from numba_flash.ptx import SIMULATED  # noqa: E402
+from numba_flash.simulator import SIMULATED  # noqa: E402
 from numba_flash.testing import backends  # noqa: E402
 from numba_flash.testing.tiles import tiny_tiles  # noqa: E402
 

@@ -187,19 +187,19 @@ def softmax_gradient(S, dP, head, scoring, row, col, cols):
     for r in range(S.shape[0]):
         lse = S.dtype.type(0) if LSE[r] == -np.inf else LSE[r]
         for c in range(S.shape[1]):
-            s = S[r, c]
-            p = exp(s - lse)
-            S[r, c] = p
-            dP[r, c] = S.dtype.type(0) if s == -np.inf else p * dP[r, c]
+            S[r, c] -= lse
+    p, ds, hidden = S.ravel(), dP.ravel(), S.dtype.type(0)
+    for x in range(p.size):  # one long loop: rows are short
+        s = p[x]
+        p[x] = exp(s)
+        ds[x] = hidden if s == -np.inf else p[x] * ds[x]
 
 
 @inner
 def exchanged(scoring):
     """The rules seen from the keys' side, for tiles with a row per query and a lane per key."""
     first, last, q_offset = -scoring.last, -scoring.first, -scoring.q_offset
-    return Scoring(
-        scoring.scale, scoring.softcap, first, last, q_offset, scoring.slope, scoring.bias.T, scoring.mask.T
-    )
+    return Scoring(scoring.scale, scoring.softcap, first, last, q_offset, scoring.slope, scoring.bias.T, scoring.mask.T)
 
 
 @inner

@@ -77,9 +77,8 @@ def make_forward(sources: int) -> Any:
         group = Hq // K.shape[1]
         Tr = cdiv(Nq, BLOCK)
         for task in prange(B * Hq * Tr):
-            bh, turn = task // Tr, task % Tr
-            b, h = bh // Hq, bh % Hq
-            i = turn // 2 if turn % 2 == 0 else Tr - 1 - turn // 2
+            b, h, n = task // (Hq * Tr), task // Tr % Hq, task % Tr
+            i = n // 2 if n % 2 == 0 else Tr - 1 - n // 2
             scoring = Scoring(scale, softcap, first, last, q_offset, slopes[b, h], bias[b, h], mask[b, h])
             attend(Q[b, h], K[b, h // group], V[b, h // group], scoring, i * BLOCK, O[b, h], LSE[b, h])
         return sources
@@ -128,9 +127,13 @@ def online_softmax(St, m, l, alpha, p_sum):
         alpha[r] = exp(alpha[r] - m[r])
     for c in range(Bc):
         for r in range(Br):
-            p = exp(St[c, r] - m[r])
-            St[c, r] = p
-            p_sum[r] += p
+            St[c, r] -= m[r]
+    p = St.ravel()
+    for x in range(p.size):  # one long loop: rows are short
+        p[x] = exp(p[x])
+    for c in range(Bc):
+        for r in range(Br):
+            p_sum[r] += St[c, r]
     for r in range(Br):
         l[r] = alpha[r] * l[r] + p_sum[r]
 

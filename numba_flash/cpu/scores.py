@@ -38,11 +38,12 @@ def scoring_types(real: types.Float) -> tuple[types.Type, ...]:
 
 
 def scoring_arguments(q, k, *, scale, first, last, q_offset, softcap=None, alibi_slopes=None, bias=None, mask=None):
-    """Scoring for all heads, options as arguments of a pass: None becomes a value without effect, in q's dtype."""
+    """The scoring of all heads as arguments of a pass: None becomes a value without effect, integers fit 64 bits."""
     B, Hq, Nq, _ = q.shape
     Nk = k.shape[2]
     zero = q.dtype.type(0)
     first, last = (min(max(diagonal, -Nq), Nk) for diagonal in (first, last))
+    q_offset = min(max(q_offset, -(2**62)), 2**62)
     slopes = np.broadcast_to(zero, (B, Hq)) if alibi_slopes is None else alibi_slopes
     bias = np.broadcast_to(zero, (B, Hq, 0, 0)) if bias is None else bias
     mask = np.broadcast_to(np.False_, (B, Hq, 0, 0)) if mask is None else mask

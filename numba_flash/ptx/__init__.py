@@ -11,11 +11,10 @@ from numba_flash.ptx.arithmetic import (
     float32_to_bfloat16,
     float32_to_float16,
 )
-from numba_flash.ptx.codegen import SIMULATED, device
+from numba_flash.ptx.codegen import device
 from numba_flash.ptx.memory import global_view, load4, shared_tile, store4
 
 __all__ = [
-    "SIMULATED",
     "bfloat16_to_float32",
     "device",
     "ex2",

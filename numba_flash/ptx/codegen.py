@@ -11,11 +11,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from numba import config, types
+from numba import types
+
+from numba_flash.simulator import SIMULATED
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-SIMULATED = bool(config.ENABLE_CUDASIM)
 
 CONSTRAINT = {
     types.uint16: "h", types.int32: "r", types.uint32: "r", types.int64: "l", types.uint64: "l",

@@ -13,7 +13,7 @@ from numba import types
 
 from numba_flash import simulator
 from numba_flash.arrays import Array
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 
 STATIC_SHARED_BYTES = 48 * 1024  # a launch that wants more dynamic shared memory must say so first
 

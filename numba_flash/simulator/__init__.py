@@ -25,7 +25,9 @@ def enabled() -> bool:
     return bool(config.ENABLE_CUDASIM)
 
 
-if TYPE_CHECKING or enabled():
+SIMULATED = enabled()
+
+if TYPE_CHECKING or SIMULATED:
     from .collectives import exchange, exchange_block, exchange_group
     from .gate import Gate, park
     from .install import install
@@ -46,6 +48,7 @@ else:
     load_vector = store_vector = shared_window = _off
 
 __all__ = [
+    "SIMULATED",
     "Deadlock",
     "DivergentBarrier",
     "Gate",

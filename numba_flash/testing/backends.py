@@ -128,8 +128,8 @@ CPU = Backend(
     name="cpu",
     kernel="cpu",
     products=("cpu",),
-    cases_per_example=4,
-    sizes={"tiles": (96, 96), "max_rows": 200, "max_depth": 70, "max_scores": 2**15},
+    cases_per_example=3,
+    sizes={"tiles": (96, 96), "max_rows": 200, "max_depth": 70, "max_scores": 2**16},
     product_sizes={"tile": 32, "max_size": 70},
 )
 SIMULATOR = Backend(
@@ -137,14 +137,14 @@ SIMULATOR = Backend(
     kernel="flash2",
     products=("matmul_tiled", "matmul_registers"),
     cases_per_example=1,
-    sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 300},
+    sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 640},
     product_sizes={"tile": 8, "max_size": 19},
 )
 GPU = Backend(
     name="gpu",
     kernel="flash2",
     products=("matmul_tiled", "matmul_registers"),
-    cases_per_example=4,
+    cases_per_example=3,
     sizes={"tiles": (128, 32), "max_rows": 300, "max_depth": 128, "max_scores": 2**20, "few_kernels": True},
     product_sizes={"tile": 128, "max_size": 300},
     to_device=to_cupy,

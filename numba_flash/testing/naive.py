@@ -20,18 +20,24 @@ class Evaluation:
 
     reverse : sums run backward
     scale_first : scale*q before the product with k
-    from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O); P and dS are not rounded
+    from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
+    wide : P and dS are not rounded to 16 bits
     nudge : every intermediate result is one more unit in the last place off, "up" or in "both" directions
     """
 
     reverse: bool = False
     scale_first: bool = False
     from_results: bool = False
+    wide: bool = False
     nudge: str | None = None
 
     def multiply(self, a: Array, b: Array) -> Array:
         """The matrix product a @ b."""
         return self.rounded(a[..., ::-1] @ b[..., ::-1, :] if self.reverse else a @ b)
+
+    def stored(self, x: Array, dtype: Any) -> Array:
+        """P or dS as they enter the next product."""
+        return x if self.wide else x.astype(dtype).astype(x.dtype)
 
     def rounded(self, x: Array) -> Array:
         """x with the nudge."""
@@ -44,16 +50,16 @@ class Evaluation:
 EVALUATIONS = (
     Evaluation(),
     Evaluation(reverse=True, scale_first=True, from_results=True),
-    Evaluation(from_results=True, nudge="up"),
-    Evaluation(from_results=True, nudge="both"),
-    Evaluation(reverse=True, scale_first=True, from_results=True, nudge="both"),
+    Evaluation(from_results=True, wide=True, nudge="up"),
+    Evaluation(from_results=True, wide=True, nudge="both"),
+    Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge="both"),
 )
 
 
 def naive_attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
-    """O and LSE by the formula, in q's dtype; the first axis counts `EVALUATIONS`.
+    """O and LSE by the formula, in q's dtype; the first axis counts evaluations.
 
-    Float32 and float64 are used throughout; 16-bit inputs meet float32 arithmetic, with P and O rounded to 16 bits.
+    Arithmetic is float32's for 16-bit inputs, with O rounded to 16 bits, and P too unless an evaluation is `wide`.
 
     Parameters
     ----------
@@ -65,20 +71,32 @@ def naive_attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array
     o : array (n, ..., Hq, Nq, dv) of q's dtype
     lse : array (n, ..., Hq, Nq), float32 (float64 for float64)
     """
-    results = [evaluate(how, q, k, v, **options) for how in EVALUATIONS]
-    return np.stack([r.o for r in results]), np.stack([r.lse for r in results])
+    results = [evaluate(how, *operands, **options) for how, operands in evaluations(q, k, v)]
+    o, lse = np.stack([r.o for r in results]), np.stack([r.lse for r in results])
+    return o.astype(q.dtype), lse.astype(real_of(q.dtype))
 
 
 def naive_gradients(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, **options: Any) -> tuple[Array, ...]:
-    """dQ, dK and dV by the formula, in q's dtype; as `naive_attention`, with dS rounded too."""
-    results = [evaluate_gradients(how, do, q, k, v, dlse, **options) for how in EVALUATIONS]
-    return tuple(np.stack(gradients) for gradients in zip(*results, strict=True))
+    """dQ, dK and dV by the formula, in q's dtype; as `naive_attention`, with dS rounded like P."""
+    results = [evaluate_gradients(how, do, q, k, v, dlse, **options) for how, (do, q, k, v) in evaluations(do, q, k, v)]
+    return tuple(np.stack(gradients).astype(q.dtype) for gradients in zip(*results, strict=True))
 
 
 def naive_matmul(a: Array, b: Array, out_dtype: Any) -> Array:
-    """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts `EVALUATIONS`."""
-    a, b = a.astype(real_of(a.dtype)), b.astype(real_of(b.dtype))
-    return np.stack([how.multiply(a, b) for how in EVALUATIONS]).astype(out_dtype)
+    """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts evaluations."""
+    wide = [x.astype(real_of(x.dtype)) for x in (a, b)]
+    return np.stack([how.multiply(*operands) for how, operands in evaluations(*wide)]).astype(out_dtype)
+
+
+def evaluations(*operands: Array) -> list[tuple[Evaluation, Any]]:
+    """How to evaluate, and from which operands.
+
+    Float64 gets one more evaluation, in the longest double: it shows how far the float64 reference itself is off.
+    """
+    plain = [(how, list(operands)) for how in EVALUATIONS]
+    if operands[0].dtype != np.float64:
+        return plain
+    return [*plain, (Evaluation(), [x.astype(np.longdouble) for x in operands])]
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class Naive:
 
 def real_of(dtype: Any) -> Any:
     """The dtype that arithmetic on `dtype` is done in."""
-    return np.float64 if dtype == np.float64 else np.float32
+    return np.float32 if np.dtype(dtype).itemsize < 8 else np.dtype(dtype).type
 
 
 def factor(q: Array, scale: float | None) -> Any:
@@ -109,11 +127,11 @@ def evaluate(how: Evaluation, q: Array, k: Array, v: Array, **options: Any) -> N
     with np.errstate(all="ignore"):
         s, derivative = naive_scores(how, q.astype(real), k, **options)
         m = s.max(axis=-1, keepdims=True, initial=-np.inf)
-        e = np.exp(s - np.where(np.isneginf(m), real(0), m))
+        e = how.rounded(np.exp(s - np.where(np.isneginf(m), real(0), m)))
         l = e.sum(axis=-1, keepdims=True)
-        p = np.where(l > 0, e / l, real(0)).astype(stored)
+        p = how.stored(np.where(l > 0, e / l, real(0)), stored)
         lse = np.where(l > 0, how.rounded(m + np.log(l)), -np.inf)[..., 0]
-    return Naive(s, p, derivative, how.multiply(p.astype(real), v).astype(stored), lse)
+    return Naive(s, p, derivative, how.multiply(p, v).astype(stored), lse)
 
 
 def naive_scores(
@@ -155,14 +173,12 @@ def evaluate_gradients(
     saved, scale = evaluate(how, q, k, v, **options), factor(q, options.get("scale"))
     q, do, k, v = (x.astype(real) for x in (q, do, expand_heads(k, Hq), expand_heads(v, Hq)))
     dp = how.multiply(do, v.swapaxes(-1, -2))
-    p, o = saved.p.astype(real), saved.o.astype(real)
-    delta = (p * dp).sum(axis=-1, keepdims=True)
+    p, delta = saved.p, (saved.p * dp).sum(axis=-1, keepdims=True)
     if how.from_results:
-        p = np.exp(saved.s - np.where(np.isneginf(saved.lse), np.inf, saved.lse)[..., None])
-        delta = (do * o).sum(axis=-1, keepdims=True)
+        p = how.rounded(np.exp(saved.s - np.where(np.isneginf(saved.lse), np.inf, saved.lse)[..., None]))
+        delta = (do * saved.o.astype(real)).sum(axis=-1, keepdims=True)
     delta = delta if dlse is None else delta - np.asarray(dlse, real)[..., None]
-    ds = p * (dp - delta) * saved.derivative
-    ds = ds if how.from_results else ds.astype(stored).astype(real)
+    ds = how.stored(p * (dp - delta) * saved.derivative, stored)
 
     def sum_group(x: Array) -> Array:
         return x.reshape(*x.shape[:-3], Hk, Hq // Hk, *x.shape[-2:]).sum(axis=-3)

@@ -11,6 +11,7 @@ from numba_flash.problem import FLOATS
 from numba_flash.testing.case import Case
 from numba_flash.testing.layouts import LAYOUTS
 from numba_flash.testing.regimes import REGIMES
+from numba_flash.tiling import round_up
 
 POSITIONAL = frozenset({"causal", "q_offset", "window", "alibi"})  # options under which a key's place matters
 HIDING = frozenset({"causal", "q_offset", "window", "mask", "hidden_rows"})  # options that may hide a key
@@ -45,7 +46,7 @@ def attention_cases(
     tiles: tuple[int, int] = (8, 8),
     max_rows: int = 19,
     max_depth: int = 20,
-    max_scores: int = 700,
+    max_scores: int = 640,
     dtypes: Collection[str] = FLOATS,
     options: Collection[str] = OPTIONS,
     layouts: Collection[str] = tuple(LAYOUTS),
@@ -61,7 +62,7 @@ def attention_cases(
     max_rows, max_depth : int
         Largest Nq and Nk, largest d and dv.
     max_scores : int
-        Largest B*Hq*Nq*Nk, except that one head may have more.
+        Largest B*Hq*Nq*Nk, with Nq and Nk rounded up to whole tiles, except that one head may have more.
     dtypes : names of dtypes
     options : names from `OPTIONS`
         Those that may differ from their defaults; each does in about a third of the cases.
@@ -80,7 +81,7 @@ def attention_cases(
     ...     assert o.shape == (case.B, case.Hq, case.Nq, case.dv)
     """
     Nq, Nk = draw(sizes(tiles[0], max_rows)), draw(sizes(tiles[1], max_rows))
-    B, Hk, group = draw(heads(max_scores // (Nq * Nk)))
+    B, Hk, group = draw(heads(max_scores // (round_up(Nq, tiles[0]) * round_up(Nk, tiles[1]))))
     d, dv = (draw(sizes(16, max_depth)) for _ in range(2))
     full = (B, Hk * group, Nq, Nk)
     score_options = draw(st.booleans()) if few_kernels else None

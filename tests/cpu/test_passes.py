@@ -36,6 +36,11 @@ def test_bands(first, last, Nq, Nk):
     Problem(Nq=Nq, Nk=Nk, first=first, last=last).check()
 
 
+@pytest.mark.parametrize("first, last", [(-B_ + 2, 0), (-B_ + 1, 0), (0, B_ - 2), (0, B_ - 1), (0, B_)])
+def test_bands_that_cut_a_corner_of_a_tile(first, last):
+    Problem(Nq=2 * B_, Nk=2 * B_, first=first, last=last).check()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [0.0, -0.3, 30.0, -1e3, 1e-30])
 def test_scales(dtype, scale):
@@ -107,9 +112,7 @@ def test_directional_derivative():
 
     def loss(t):
         moved = Problem(dtype="float64", Hq=4, Hk=2, Nq=50, Nk=61, d=7, dv=5, last=20, softcap=softcap, scale=scale)
-        moved.q, moved.k, moved.v = (
-            x + t * dx for x, dx in zip((problem.q, problem.k, problem.v), steps, strict=True)
-        )
+        moved.q, moved.k, moved.v = (x + t * dx for x, dx in zip((problem.q, problem.k, problem.v), steps, strict=True))
         o, lse = moved.forward()
         return (problem.do * o).sum() + (problem.dlse * lse).sum()
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import Phase
 from properties import test_agreement, test_algebra, test_gradients, test_locality, test_matmul, test_memory
 
-from numba_flash.ptx import SIMULATED
-from numba_flash.simulator import MemoryFault
+from numba_flash.simulator import SIMULATED, MemoryFault
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.tiles import tiny_tiles
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from numba_flash.arrays import BFLOAT16
-from numba_flash.ptx import SIMULATED
+from numba_flash.simulator import SIMULATED
 
 DTYPES = {"float16": np.float16, "bfloat16": BFLOAT16, "float32": np.float32, "float64": np.float64}
 

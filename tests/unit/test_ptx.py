@@ -7,8 +7,9 @@ from numba.np.numpy_support import from_dtype
 
 from numba_flash import ptx, simulator
 from numba_flash.arrays import read
-from numba_flash.ptx import SIMULATED, global_view, load4, shared_tile, store4
+from numba_flash.ptx import global_view, load4, shared_tile, store4
 from numba_flash.runtime import Kernel, Launch, Written, launch
+from numba_flash.simulator import SIMULATED
 
 from .helpers import in_simulator
 
