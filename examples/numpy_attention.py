@@ -35,9 +35,12 @@ def plain_gradients(do, q, k, v, visible=True):
 
 
 def check(name, out, plain, exact):
-    """`out` may err twice as much as the plain formula in the same precision, plus two roundings: all in the mean."""
+    """In the mean, `out` may err four times as much as the plain formula in the same precision, plus two roundings.
+
+    Four times, because gradients recompute the probabilities from a rounded log-sum-exp.
+    """
     shift, rounded = out.dtype.type(0.3), exact.astype(out.dtype)
-    allowed = 2 * np.linalg.norm(plain - exact) + 2 * np.linalg.norm(rounded + shift - shift - rounded)
+    allowed = 4 * np.linalg.norm(plain - exact) + 2 * np.linalg.norm(rounded + shift - shift - rounded)
     error = np.linalg.norm(out - exact)
     scale = np.linalg.norm(exact)
     print(f"{name:22} {out.shape!s:16} relative error {error / scale:.1e}, allowed {allowed / scale:.1e}")

@@ -97,17 +97,12 @@ def efficient_attention(do: Any, q: Any, k: Any, v: Any, causal: bool) -> tuple[
     tdo, tq, tk, tv = (torch.from_dlpack(x) for x in (do, q, k, v))
     leaves = [x.clone().requires_grad_() for x in (tq, tk, tv)]
 
-    def forward() -> Any:
+    def attention(q: Any, k: Any, v: Any) -> Any:
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-            return scaled_dot_product_attention(tq, tk, tv, is_causal=causal)
+            return scaled_dot_product_attention(q, k, v, is_causal=causal)
 
-    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-        o = scaled_dot_product_attention(*leaves, is_causal=causal)
-
-    def backward() -> Any:
-        return torch.autograd.grad(o, leaves, tdo, retain_graph=True)
-
-    return forward, backward
+    o = attention(*leaves)
+    return lambda: attention(tq, tk, tv), lambda: torch.autograd.grad(o, leaves, tdo, retain_graph=True)
 
 
 def first_head(x: Any) -> np.ndarray:

@@ -36,8 +36,11 @@ def test_bands(first, last, Nq, Nk):
     Problem(Nq=Nq, Nk=Nk, first=first, last=last).check()
 
 
-@pytest.mark.parametrize("first, last", [(-B_ + 2, 0), (-B_ + 1, 0), (0, B_ - 2), (0, B_ - 1), (0, B_)])
-def test_bands_that_cut_a_corner_of_a_tile(first, last):
+CORNERS = [(-B_ + 2, 0), (-B_ + 1, 0), (0, B_ - 2), (0, B_ - 1), (0, B_), (B_ - 1, 2 * B_), (-2 * B_, 1 - B_)]
+
+
+@pytest.mark.parametrize("first, last", CORNERS)
+def test_bands_with_an_edge_at_the_corner_of_a_tile(first, last):
     Problem(Nq=2 * B_, Nk=2 * B_, first=first, last=last).check()
 
 

@@ -22,8 +22,9 @@ def test_product(backend, case):
 
 @for_all(cases=Backend.matmul_cases)
 def test_views_give_what_their_copies_give(backend, case):
+    """Bit by bit, for the kernels; NumPy may sum a view in another order."""
     a, b = case.arrays()
-    for kernel in backend.products:
+    for kernel in set(backend.products) - {"cpu"}:
         views, copies = (
             backend.matmul(x, y, out_dtype=case.out_dtype, kernel=kernel)
             for x, y in ((a, b), (np.array(a, order="C"), np.array(b, order="C")))

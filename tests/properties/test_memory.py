@@ -28,13 +28,13 @@ def test_views_give_what_their_copies_give(backend, case):
     assert_same(both(backend, x, options), both(backend, copies, options))
 
 
-@for_all()
+@for_all(times=1 / 2)
 def test_repeats_bit_by_bit(backend, case):
     x, options = case.arrays(), case.options()
     assert_same(both(backend, x, options), both(backend, x, options))
 
 
-@for_all()
+@for_all(times=1 / 2)
 def test_inputs_stay_as_they_are(backend, case):
     x, options, same = case.arrays(), case.options(), case.arrays()
     both(backend, x, options)
