@@ -52,20 +52,19 @@ def test_number_of_threads_is_left_alone():
 
 
 FIRST_RESULT = """
+    import time
     import numpy as np
     from numba_flash.cpu.forward import flash2_forward
     q = np.ones((1, 1, 64, 64), np.float32)
     o, lse = flash2_forward(q, q, q, scale=0.125, first=-64, last=64, q_offset=0)
     assert o.all()
+    print(time.process_time())
 """
 
 
 def test_a_second_process_starts_within_two_seconds():
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        run(FIRST_RESULT)
-        seconds.append(time.perf_counter() - begin)
+    """Of processor time, so that other processes on the machine do not count."""
+    seconds = [float(run(FIRST_RESULT)) for _ in range(3)]
     assert min(seconds) < 2, seconds
 
 

@@ -1,6 +1,7 @@
 """Matrix products agree with float64's."""
 
 import numpy as np
+import pytest
 
 from numba_flash.testing.backends import Backend
 from numba_flash.testing.naive import naive_matmul
@@ -22,9 +23,11 @@ def test_product(backend, case):
 
 @for_all(cases=Backend.matmul_cases)
 def test_views_give_what_their_copies_give(backend, case):
-    """Bit by bit, for the kernels; NumPy may sum a view in another order."""
+    """Bit by bit."""
+    if backend.kernel == "cpu":
+        pytest.skip("NumPy may sum a view in another order")
     a, b = case.arrays()
-    for kernel in set(backend.products) - {"cpu"}:
+    for kernel in backend.products:
         views, copies = (
             backend.matmul(x, y, out_dtype=case.out_dtype, kernel=kernel)
             for x, y in ((a, b), (np.array(a, order="C"), np.array(b, order="C")))
