@@ -53,19 +53,28 @@ def test_number_of_threads_is_left_alone():
 
 FIRST_RESULT = """
     import time
+    import numba
+    imported = time.thread_time()
+    from numba.core.event import install_recorder
     import numpy as np
     from numba_flash.cpu.forward import flash2_forward
     q = np.ones((1, 1, 64, 64), np.float32)
-    o, lse = flash2_forward(q, q, q, scale=0.125, first=-64, last=64, q_offset=0)
+    with install_recorder("numba:compile") as compilations:
+        o, lse = flash2_forward(q, q, q, scale=0.125, first=-64, last=64, q_offset=0)
     assert o.all()
-    print(time.process_time())
+    assert not compilations.buffer, compilations.buffer
+    print(imported, time.thread_time())
 """
 
 
 def test_a_second_process_starts_within_two_seconds():
-    """Of processor time, so that other processes on the machine do not count."""
-    seconds = [float(run(FIRST_RESULT)) for _ in range(3)]
-    assert min(seconds) < 2, seconds
+    """It compiles nothing, and takes at most three times as long as `import numba` alone.
+
+    That import takes 0.4-0.5 s where nothing else runs; beside other processes both take longer.
+    """
+    runs = [[float(word) for word in run(FIRST_RESULT).split()] for _ in range(3)]
+    imported, seconds = min(runs, key=lambda pair: pair[1])
+    assert seconds < max(2, 3 * imported), (imported, seconds)
 
 
 MEMORY = """
