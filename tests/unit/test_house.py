@@ -19,9 +19,11 @@ ROOT = PACKAGE.parent
 ORDER = (
     "reference",
     "tiling",
+    "algorithms.tiles",
     "algorithms",
     "arrays",
     "problem",
+    "traffic",
     "simulator",
     "ptx",
     "config",

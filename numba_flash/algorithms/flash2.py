@@ -1,31 +1,12 @@
-"""The papers' algorithms in NumPy, tile by tile: the bridge from `reference` to the kernels.
-
-Each function has the name of a kernel, and its tiles, state and block indices have the kernel's names; what a block of
-the grid does there is one turn of the outermost loop here. Attention is that of one head, Q (Nq, d), K (Nk, d),
-V (Nk, dv), with scale and the band of `tiling.band` as its only options. Arithmetic is that of the operands' dtype,
-float32 or float64. Line numbers are those of the paper's algorithm.
-"""
+"""FlashAttention-2: Dao 2023, arXiv:2307.08691. Line numbers are those of its algorithms."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from numba_flash.algorithms.tiles import hide, load_tile
 from numba_flash.reference import Array
 from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
-
-
-def load_tile(X: Array, row: int, col: int, shape: tuple[int, int]) -> Array:
-    """The tile of X at (row, col), zeros beyond its edges."""
-    tile = np.zeros(shape, X.dtype)
-    inside = X[row : row + shape[0], col : col + shape[1]]
-    tile[: inside.shape[0], : inside.shape[1]] = inside
-    return tile
-
-
-def hide(s: Array, row: int, col: int, Nk: int, first: int, last: int) -> None:
-    """-inf where the key is outside the band or beyond Nk; s is the tile of scores at (row, col)."""
-    i, j = row + np.arange(s.shape[0])[:, None], col + np.arange(s.shape[1])
-    s[(j >= Nk) | (j < i + first) | (j > i + last)] = -np.inf
 
 
 def flash2_forward(
@@ -142,45 +123,3 @@ def gradient(
     # lines 13 and 14
     dp = dOi @ Vj.T
     return p, p * (dp - delta_i)
-
-
-def matmul_tiled(A: Array, B: Array, T: int) -> Array:
-    """C (M, N) = A (M, K) @ B (K, N) in T x T tiles: Kirk & Hwu, Programming Massively Parallel Processors."""
-    (M, K), N = A.shape, B.shape[1]
-    C = np.empty((M, N), A.dtype)
-    # in the kernel, the grid
-    for row in range(0, M, T):
-        for col in range(0, N, T):
-            acc = np.zeros((T, T), A.dtype)
-            for x in range(0, K, T):
-                As, Bs = load_tile(A, row, x, (T, T)), load_tile(B, x, col, (T, T))
-                acc += As @ Bs
-            C[row : row + T, col : col + T] = acc[: M - row, : N - col]
-    return C
-
-
-def matmul_registers(A: Array, B: Array, BM: int, BN: int, BK: int, TM: int, TN: int) -> Array:
-    """C = A @ B as sums of outer products in registers: Volkov & Demmel 2008, doi:10.1109/SC.2008.5214359.
-
-    Thread (rg, cg) of a block owns TM x TN elements of the block's BM x BN tile: rows rg + RG*r and columns
-    4*(cg + CG*h) + 0..3, so TN is a multiple of 4.
-    """
-    (M, K), N = A.shape, B.shape[1]
-    RG, CG = BM // TM, BN // TN
-    rows = np.arange(BM).reshape(TM, RG).T  # (RG, TM)
-    columns = np.arange(BN).reshape(TN // 4, CG, 4).swapaxes(0, 1).reshape(CG, TN)
-    C = np.empty((M, N), A.dtype)
-    # in the kernel, the grid
-    for row0 in range(0, M, BM):
-        for col0 in range(0, N, BN):
-            acc = np.zeros((RG, CG, TM, TN), A.dtype)  # of all threads
-            for x in range(0, K, BK):
-                As, Bs = load_tile(A, row0, x, (BM, BK)), load_tile(B, x, col0, (BK, BN))
-                for y in range(BK):
-                    # a thread reads TM + TN numbers for TM * TN products
-                    a, b = As[rows, y], Bs[y, columns]
-                    acc += a[:, None, :, None] * b[None, :, None, :]
-            tile = np.empty((BM, BN), A.dtype)
-            tile[rows[:, None, :, None], columns[None, :, None, :]] = acc
-            C[row0 : row0 + BM, col0 : col0 + BN] = tile[: M - row0, : N - col0]
-    return C
