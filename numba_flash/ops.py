@@ -161,7 +161,8 @@ def flash_attention_backward(
     dlse : array (..., Hq, Nq), optional
         Gradient of lse, in its dtype.
     deterministic : bool
-        Insist on bitwise repeatable gradients. All kernels of this version are.
+        Insist on the same bits every time. Otherwise the fastest kernel may add up dq in any order; the CPU path gives
+        the same bits anyway.
 
     Returns
     -------
@@ -191,12 +192,15 @@ def flash_attention_backward(
         "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, "score_mod": score_mod, "mask_mod": mask_mod,
     }  # fmt: skip
     results = {"do": do, "o": o, "lse": lse, "dlse": dlse}
-    request = attention_request(check_call(BACKWARD, kernel, stream), q, k, v, **options, backward=results)
+    request = attention_request(
+        check_call(BACKWARD, kernel, stream), q, k, v, **options, backward=results, deterministic=deterministic
+    )
     rung = choose(BACKWARD, kernel, [problem for problem, _ in request.problems])
     if runs_on_copies(rung, request.q):
         copies = flash_attention_backward(
-            q=to_gpu(q), k=to_gpu(k), v=to_gpu(v), **copied(results), **copied(options), kernel=rung.name, stream=stream
-        )
+            q=to_gpu(q), k=to_gpu(k), v=to_gpu(v), **copied(results), **copied(options),
+            deterministic=deterministic, kernel=rung.name, stream=stream,
+        )  # fmt: skip
         dq, dk, dv = (to_host(x) for x in copies)
     else:
         with launch_stream(request.q, stream) as handle:

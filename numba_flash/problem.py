@@ -64,7 +64,8 @@ class AttentionProblem:
     """One attention problem of four-axis operands: sizes, dtype, the rule of visibility and the score's options.
 
     Query i sees key j if i + first <= j <= i + last and the mask, if there is one, says so. `vector`: every operand
-    can be read 16 bytes at a time. `device`: the CUDA device of the operands, None for host memory.
+    can be read 16 bytes at a time. `deterministic`: the same bits every time. `device`: the CUDA device of the
+    operands, None for host memory.
     """
 
     B: int
@@ -82,6 +83,7 @@ class AttentionProblem:
     softcap: float | None = None
     score: ScoreOptions = ScoreOptions()
     vector: bool = True
+    deterministic: bool = False
     device: int | None = None
 
     @property
@@ -138,6 +140,7 @@ def attention_request(
     score_mod: Any = None,
     mask_mod: Any = None,
     backward: dict[str, Any] | None = None,
+    deterministic: bool = False,
 ) -> AttentionRequest:
     """Check a call of the public API and fold its operands to four axes.
 
@@ -200,6 +203,7 @@ def attention_request(
                     softcap=None if softcap is None else float(softcap),
                     score=score,
                     vector=all(on_16_bytes(x) for x in (group.q, group.k, group.v, group.do, group.o) if x is not None),
+                    deterministic=bool(deterministic),
                     device=group.q.device,
                 ),
                 group,
@@ -389,6 +393,11 @@ class MatmulProblem:
     out_dtype: str
     vector: bool = True
     device: int | None = None
+
+    @property
+    def real(self) -> str:
+        """The dtype of arithmetic."""
+        return real_of(self.dtype)
 
 
 @dataclass(frozen=True)

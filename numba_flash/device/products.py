@@ -1,13 +1,19 @@
 """Products of shared tiles, accumulated in registers: the register tiling that all kernels share.
 
-A block's threads form a grid of row groups times column groups. Thread (rg, cg) owns a TM x TN piece of the result in
-a local array (row-major): rows rg + RG*r, so that neighbouring row groups read neighbouring rows, and columns that are
-either cg + CG*c (`multiply_abt`) or TN/4 vectors of four at 4*(cg + CG*h). Each operand is read four elements at a
-time. All loops have constant trip counts, so the compiler unrolls them and the local array becomes registers.
+A block's threads form a grid of row groups times column groups, and each owns a `Piece` of the result in a local array
+(row-major). Each product is named after how its operands lie: `atb` is A^T B, both operands depth-first, the fastest;
+`ab` reads A along its rows; `abt` reads both along their rows. Operands are read four elements at a time, a few steps
+of the depth at once; all other loops have constant trip counts, so the compiler unrolls them and the arrays become
+registers.
+
+Why `atb` is the fastest: a multiprocessor reads one even and one odd register a cycle, and an FFMA wants three. One of
+them may be kept from the FFMA before; if the other two are both even or both odd, a cycle is lost. In an outer product
+acc[r, c] always meets registers a[r] and b[c] of the same two parities, so the compiler can give it the right one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,68 +21,149 @@ from numba import cuda
 
 from numba_flash.ptx import device, load4
 
+APART = 2  # the lanes of one row are this far apart
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What thread (rg, cg) owns of a tile: TM x TN elements, in runs of U rows and V columns (1 or 4 each).
+
+    Row r of the piece is row U*(rg + RG*(r // U)) + r % U of the tile, so that neighbouring row groups read
+    neighbouring rows; column c is column V*(cg + CG*(c // V)) + c % V.
+    """
+
+    RG: int
+    CG: int
+    TM: int
+    TN: int
+    U: int = 1
+    V: int = 1
+
+    @property
+    def size(self) -> int:
+        """Elements of a piece."""
+        return self.TM * self.TN
+
 
 @cache
-def make_multiply_abt(RG: int, CG: int, TM: int, TN: int, depth: int):
-    """Make multiply_abt(acc, A, B, rg, cg): acc[r, c] += A[row r] . B[row c], A (RG*TM, depth), B (CG*TN, depth)."""
+def make_place(CG: int):
+    """Make place(): the (rg, cg) of this thread. Lanes l and l^1 share cg; lanes l and l^2 share rg, if CG > 1.
+
+    A warp's 16-byte reads of shared memory take two cycles where every lane reads what lane^1 or lane^2 reads, four
+    otherwise (measured on an H100), whatever else they share. Rows and columns by turns make both operands' reads
+    the fast kind; the plain order, cg = thread % CG, only one's.
+    """
 
     @device
-    def multiply_abt(acc, A, B, rg, cg):
-        for x in range(0, depth, 4):
-            for c in range(TN):
-                b = load4(B, (cg + CG * c, x))
-                for r in range(TM):
-                    a = load4(A, (rg + RG * r, x))
-                    acc[r * TN + c] += a[0] * b[0]
-                    acc[r * TN + c] += a[1] * b[1]
-                    acc[r * TN + c] += a[2] * b[2]
-                    acc[r * TN + c] += a[3] * b[3]
+    def place():
+        x = cuda.threadIdx.x
+        return x // (APART * CG) * APART + x % APART, x // APART % CG
 
-    return multiply_abt
+    return place
 
 
 @cache
-def make_multiply_ab(RG: int, CG: int, TM: int, TN: int, depth: int, real: Any):
-    """Make multiply_ab(acc, A, B, rg, cg): acc[r, :] += A[row r] @ B, A (RG*TM, depth), B (depth, CG*TN)."""
-    PIECE = 4 * TM  # of A, in registers
+def make_rows_and_columns(piece: Piece):
+    """Make row(rg, r) and column(cg, c): where in the tile an element of a thread's piece is."""
+    RG, CG, U, V = piece.RG, piece.CG, piece.U, piece.V
+
+    @device
+    def row(rg, r):
+        return U * (rg + RG * (r // U)) + r % U
+
+    @device
+    def column(cg, c):
+        return V * (cg + CG * (c // V)) + c % V
+
+    return row, column
+
+
+@device
+def to_and_fro(r, c, TN):
+    """Column c of an even row, counted from the other end in odd rows: neighbouring FFMA share a[r] or b[c]."""
+    return c if r % 2 == 0 else TN - 1 - c
+
+
+@cache
+def make_multiply_atb(piece: Piece, depth: int, real: Any):
+    """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
+    RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
+    STEPS = 2 if piece.size >= 64 else 4  # of the depth at once: more hide more of the loads, but take registers
+    assert U == 4 and depth % STEPS == 0
+    A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
+
+    @device
+    def multiply_atb(acc, A, B, rg, cg):
+        a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
+        x = depth
+        while x > 0:  # downwards: the end is a comparison with zero
+            x -= STEPS
+            for y in range(STEPS):
+                for r in range(0, TM, 4):
+                    n = y * TM + r
+                    a[n], a[n + 1], a[n + 2], a[n + 3] = load4(A, (x + y, 4 * rg + RG * r))
+                for c in range(0, TN, V):
+                    n = y * TN + c
+                    if V == 4:
+                        b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
+                    else:
+                        b[n] = B[x + y, cg + CG * c]
+                for r in range(TM):
+                    for n in range(TN):
+                        c = to_and_fro(r, n, TN)
+                        acc[r * TN + c] += a[y * TM + r] * b[y * TN + c]
+
+    return multiply_atb
+
+
+@cache
+def make_multiply_ab(piece: Piece, depth: int, real: Any):
+    """Make multiply_ab(acc, A, B, rg, cg): acc += A @ B, A (RG*TM, depth), B (depth, CG*TN); U is 1 and V is 4."""
+    RG, CG, TM, TN = piece.RG, piece.CG, piece.TM, piece.TN
+    assert (piece.U, piece.V) == (1, 4) and depth % 4 == 0
+    A_SIZE, B_SIZE = 4 * TM, 4 * TN
 
     @device
     def multiply_ab(acc, A, B, rg, cg):
-        a = cuda.local.array(PIECE, real)
-        for x in range(0, depth, 4):
+        a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
+        x = depth
+        while x > 0:
+            x -= 4
             for r in range(TM):
                 a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
             for y in range(4):
-                for h in range(TN // 4):
-                    b = load4(B, (x + y, 4 * (cg + CG * h)))
-                    for r in range(TM):
-                        acc[r * TN + 4 * h] += a[4 * r + y] * b[0]
-                        acc[r * TN + 4 * h + 1] += a[4 * r + y] * b[1]
-                        acc[r * TN + 4 * h + 2] += a[4 * r + y] * b[2]
-                        acc[r * TN + 4 * h + 3] += a[4 * r + y] * b[3]
+                for c in range(0, TN, 4):
+                    n = y * TN + c
+                    b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
+                for r in range(TM):
+                    for n in range(TN):
+                        c = to_and_fro(r, n, TN)
+                        acc[r * TN + c] += a[4 * r + y] * b[y * TN + c]
 
     return multiply_ab
 
 
 @cache
-def make_multiply_atb(RG: int, CG: int, TM: int, TN: int, depth: int, real: Any):
-    """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN).
-
-    Rows of the result come in vectors too: acc's row 4*g + y is row 4*(rg + RG*g) + y.
-    """
+def make_multiply_abt(piece: Piece, depth: int, real: Any):
+    """Make multiply_abt(acc, A, B, rg, cg): acc += A @ B.T, A (RG*TM, depth), B (CG*TN, depth); U and V are 1."""
+    RG, CG, TM, TN = piece.RG, piece.CG, piece.TM, piece.TN
+    assert (piece.U, piece.V) == (1, 1) and depth % 4 == 0
+    A_SIZE, B_SIZE = 4 * TM, 4 * TN
 
     @device
-    def multiply_atb(acc, A, B, rg, cg):
-        a = cuda.local.array(TM, real)
-        for x in range(depth):
-            for g in range(TM // 4):
-                a[4 * g], a[4 * g + 1], a[4 * g + 2], a[4 * g + 3] = load4(A, (x, 4 * (rg + RG * g)))
-            for h in range(TN // 4):
-                b = load4(B, (x, 4 * (cg + CG * h)))
+    def multiply_abt(acc, A, B, rg, cg):
+        a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
+        x = depth
+        while x > 0:
+            x -= 4
+            for r in range(TM):
+                a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
+            for c in range(TN):
+                b[4 * c], b[4 * c + 1], b[4 * c + 2], b[4 * c + 3] = load4(B, (cg + CG * c, x))
+            for y in range(4):
                 for r in range(TM):
-                    acc[r * TN + 4 * h] += a[r] * b[0]
-                    acc[r * TN + 4 * h + 1] += a[r] * b[1]
-                    acc[r * TN + 4 * h + 2] += a[r] * b[2]
-                    acc[r * TN + 4 * h + 3] += a[r] * b[3]
+                    for n in range(TN):
+                        c = to_and_fro(r, n, TN)
+                        acc[r * TN + c] += a[4 * r + y] * b[4 * c + y]
 
-    return multiply_atb
+    return multiply_abt

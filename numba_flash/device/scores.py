@@ -1,6 +1,6 @@
 """From the product q.k to the score that softmax sees: scale, softcap, ALiBi, bias, masks, in this order.
 
-Every thread holds a TM x TN piece of a score tile at (row0, col0): rows rg + RG*r and columns cg + CG*c of it.
+Every thread holds a `Piece` of a score tile at (row0, col0).
 """
 
 from __future__ import annotations
@@ -8,19 +8,24 @@ from __future__ import annotations
 import math
 from functools import cache
 
+from numba import int32
+
 from numba_flash.device.number import number
+from numba_flash.device.products import Piece, make_rows_and_columns
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device
 
 
 @cache
-def make_modify(RG: int, CG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
+def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
     """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
 
     It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
     that of the capped score by the scaled product. `bias` and `mask` are views of one head, each followed by its
     (batch, head, row, column) strides; pairs beyond Nq or Nk are not read.
     """
+    TM, TN = piece.TM, piece.TN
+    row_of, column_of = make_rows_and_columns(piece)
     N = number(dtype)
     ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
     SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
@@ -46,9 +51,9 @@ def make_modify(RG: int, CG: int, TM: int, TN: int, score: ScoreOptions, dtype: 
         mask_strides,
     ):
         for r in range(TM):
-            row = row0 + rg + RG * r
+            row = row0 + row_of(rg, r)
             for c in range(TN):
-                col = col0 + cg + CG * c
+                col = col0 + column_of(cg, c)
                 x = s[r * TN + c] * scale
                 if SOFTCAP:
                     t = REAL(math.tanh(x / softcap))
@@ -66,17 +71,22 @@ def make_modify(RG: int, CG: int, TM: int, TN: int, score: ScoreOptions, dtype: 
 
 
 @cache
-def make_hide(RG: int, CG: int, TM: int, TN: int, dtype: str):
+def make_hide(piece: Piece, dtype: str):
     """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
+    TM, TN = piece.TM, piece.TN
+    row_of, column_of = make_rows_and_columns(piece)
     NEG_INF = number(dtype).neg_inf
+    WIDTH = piece.CG * TN  # of the tile
 
     @device
     def hide(s, rg, cg, row0, col0, Nk, first, last):
         for r in range(TM):
-            row = row0 + rg + RG * r
+            row = row0 + row_of(rg, r)
+            lowest = int32(min(max(row + first - col0, 0), WIDTH))  # columns of the tile, in 32 bits
+            highest = int32(min(max(min(row + last, Nk - 1) - col0, -1), WIDTH))
             for c in range(TN):
-                col = col0 + cg + CG * c
-                if col >= Nk or col < row + first or col > row + last:
+                col = int32(column_of(cg, c))
+                if col < lowest or col > highest:
                     s[r * TN + c] = NEG_INF
 
     return hide
@@ -96,12 +106,14 @@ def make_slope(score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_gradient(RG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
+def make_gradient(piece: Piece, score: ScoreOptions, dtype: str):
     """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
 
     P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get
     LSE = +inf here, which makes their P zero.
     """
+    TM, TN = piece.TM, piece.TN
+    row_of, _ = make_rows_and_columns(piece)
     N = number(dtype)
     ZERO, NEG_INF, POS_INF, exp = N.zero, N.neg_inf, -N.neg_inf, N.exp
     SOFTCAP = score.softcap
@@ -109,7 +121,7 @@ def make_gradient(RG: int, TM: int, TN: int, score: ScoreOptions, dtype: str):
     @device
     def gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta):
         for r in range(TM):
-            row = row0 + rg + RG * r
+            row = row0 + row_of(rg, r)
             exists = row < Nq
             lse = LSE[row * LSE_strides[2] if exists else 0]
             delta_row = delta[row if exists else 0] if exists else ZERO

@@ -1,4 +1,4 @@
-"""The online softmax of a register tile whose rows are spread over neighbouring lanes."""
+"""The online softmax of a register tile whose rows are spread over the lanes of a warp."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from functools import cache
 from numba import cuda
 
 from numba_flash.device.number import number
+from numba_flash.device.products import APART, Piece
 from numba_flash.ptx import device
 
 ALL_LANES = 0xFFFFFFFF
 
 
 @cache
-def make_online_softmax(CG: int, TM: int, TN: int, dtype: str):
+def make_online_softmax(piece: Piece, dtype: str):
     """Make online_softmax(s, m, l, alpha): s becomes e^(s - m); m and l advance; alpha rescales what came before.
 
-    A row lives in CG neighbouring lanes. Each lane's l sums its own columns only, until `make_row_sum`.
+    A row lives in CG lanes, APART from one another. Each lane's l sums its own columns only, until `make_row_sum`.
     """
+    CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
     ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
 
     @device
     def row_max(x):
-        step = 1
-        while step < CG:
+        step = APART
+        while step < APART * CG:
             x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
             step *= 2
         return x
@@ -48,13 +50,13 @@ def make_online_softmax(CG: int, TM: int, TN: int, dtype: str):
 
 
 @cache
-def make_row_sum(CG: int):
-    """Make row_sum(x): the sum of x over the CG neighbouring lanes that share a row."""
+def make_row_sum(CG: int, apart: int = APART):
+    """Make row_sum(x): the sum of x over the CG lanes that share a row."""
 
     @device
     def row_sum(x):
-        step = 1
-        while step < CG:
+        step = apart
+        while step < apart * CG:
             x += cuda.shfl_xor_sync(ALL_LANES, x, step)
             step *= 2
         return x

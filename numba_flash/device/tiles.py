@@ -1,17 +1,29 @@
 """Global memory to shared tiles and registers to global memory, with zeros beyond the edges.
 
-Two forms of each: four elements an access where every row starts on 16 bytes, and element by element, with a column
-stride, for any other layout.
+Every row that starts on 16 bytes is moved four elements at a time; any other layout element by element, with a column
+stride.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from math import gcd
+from typing import Literal
 
 from numba import cuda
 
+from numba_flash.arrays import ITEMSIZE
 from numba_flash.device.number import number
-from numba_flash.ptx import device, load4, store4
+from numba_flash.device.products import Piece, make_rows_and_columns
+from numba_flash.ptx import add, add4, commit_copies, copy, device, load4, store4, wait_copies
+from numba_flash.ptx.copies import COPY_BYTES
+
+# How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
+# copies of 16 bytes, which go past the registers while the thread computes.
+Loads = Literal["elements", "vectors", "copies"]
+
+# How a piece is added to global memory: element by element, or four at a time (sm_90).
+Adds = Literal["scalars", "vectors"]
 
 
 @cache
@@ -49,27 +61,93 @@ def make_read4(dtype: str, vector: bool):
 
 
 @cache
-def make_load_tile(dtype: str, rows: int, columns: int, threads: int, vector: bool):
-    """Make load_tile(tile, X, strides, row, N, width): tile[r, c] = X[row + r, c], zero beyond N rows or `width`.
+def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loads):
+    """Make load_tile(tile, X, strides, row, col, N, width): tile[r, c] = X[row + r, col + c], 0 beyond (N, width).
 
     `X` is a view of one head, `strides` the whole array's (batch, head, row, column) strides in elements. All threads
-    take part, neighbouring ones on neighbouring columns; no barrier inside.
+    take part, neighbouring ones on neighbouring columns; no barrier inside. With "copies" the tile arrives later: see
+    `make_pipeline`.
     """
-    read4 = make_read4(dtype, vector)
-    CHUNKS = columns // 4  # four-element pieces of a row
-    ROUNDS = (rows * CHUNKS + threads - 1) // threads
-    EVEN = rows * CHUNKS % threads == 0
+    read4 = make_read4(dtype, loads != "elements")
+    COPIES = loads == "copies"
+    PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4  # elements that a thread moves at once
+    ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
+    WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
+    EVEN = rows % ROWS == 0
 
     @device
-    def load_tile(tile, X, strides, row, N, width):
-        for x in range(ROUNDS):
-            chunk = x * threads + cuda.threadIdx.x
-            r, c = chunk // CHUNKS, chunk % CHUNKS * 4
-            if EVEN or r < rows:
-                count = width - c if row + r < N else 0
-                store4(tile, (r, c), read4(X, (row + r) * strides[2] + c * strides[3], strides[3], count))
+    def load_tile(tile, X, strides, row, col, N, width):
+        r, c = cuda.threadIdx.x // ACROSS, cuda.threadIdx.x % ACROSS * PIECE
+        at = (row + r) * strides[2] + (col + c) * strides[3]
+        for y in range(0, rows, ROWS):
+            for x in range(0, columns, WIDTH):
+                if EVEN or r + y < rows:
+                    count = width - (col + c + x) if row + r + y < N else 0
+                    if COPIES:
+                        copy(tile, (r + y, c + x), X, at + x * strides[3] if count > 0 else 0, PIECE, count > 0)
+                    else:
+                        store4(tile, (r + y, c + x), read4(X, at + x * strides[3], strides[3], count))
+            at += ROWS * strides[2]
 
     return load_tile
+
+
+@cache
+def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, loads: Loads):
+    """Make load_transposed, as load_tile with tile[c, r] = X[row + r, col + c]: for operands read depth-first.
+
+    Eight neighbouring elements of a row meet four (sixteen) rows in a warp: whole 32-byte sectors of global memory, and
+    32 different banks of shared memory.
+    """
+    read4 = make_read4(dtype, loads != "elements")
+    COPIES = loads == "copies"
+    PIECE = 1 if COPIES else 4  # elements that a thread moves at once
+    LANES = 8 // PIECE  # neighbouring threads in a row
+    DOWN = gcd(rows, threads // LANES)
+    WIDTH = threads // DOWN * PIECE  # threads for which no row is left take the next columns
+    EVEN = columns % WIDTH == 0
+
+    @device
+    def load_transposed(tile, X, strides, row, col, N, width):
+        t = cuda.threadIdx.x
+        r = t // LANES % DOWN
+        c = (t % LANES + t // (LANES * DOWN) * LANES) * PIECE
+        at = (row + r) * strides[2] + (col + c) * strides[3]
+        for y in range(0, rows, DOWN):
+            for x in range(0, columns, WIDTH):
+                if EVEN or c + x < columns:
+                    count = width - (col + c + x) if row + r + y < N else 0
+                    if COPIES:
+                        copy(tile, (c + x, r + y), X, at + x * strides[3] if count > 0 else 0, 1, count > 0)
+                    else:
+                        values = read4(X, at + x * strides[3], strides[3], count)
+                        for n in range(4):
+                            tile[c + x + n, r + y] = values[n]
+            at += DOWN * strides[2]
+
+    return load_transposed
+
+
+@cache
+def make_pipeline(loads: Loads):
+    """Make commit() and wait(pending): close a group of tiles being loaded; wait until `pending` groups are in flight.
+
+    A barrier after the wait makes the tiles of all threads visible to all. Loads that are no asynchronous copies are
+    complete at once.
+    """
+    COPIES = loads == "copies"
+
+    @device
+    def commit():
+        if COPIES:
+            commit_copies()
+
+    @device
+    def wait(pending):
+        if COPIES:
+            wait_copies(pending)
+
+    return commit, wait
 
 
 @cache
@@ -97,19 +175,19 @@ def make_write4(dtype: str, vector: bool):
 
 
 @cache
-def make_write_rows(RG: int, CG: int, TM: int, TN: int, dtype: str, vector: bool):
-    """Make write_rows(X, row_stride, acc, rg, cg, row0, N, width): a thread's piece of an (N, width) result.
-
-    Piece and thread are `multiply_ab`'s: row r is row0 + rg + RG*r, columns are vectors of four at 4*(cg + CG*h).
-    """
+def make_write_rows(piece: Piece, dtype: str, vector: bool):
+    """Make write_rows(X, row_stride, acc, rg, cg, row0, N, width): a thread's piece of an (N, width) result."""
+    TM, TN = piece.TM, piece.TN
+    assert piece.V == 4
+    row_of, column_of = make_rows_and_columns(piece)
     write4 = make_write4(dtype, vector)
 
     @device
     def write_rows(X, row_stride, acc, rg, cg, row0, N, width):
         for r in range(TM):
-            row = row0 + rg + RG * r
-            for h in range(TN // 4):
-                x, col = r * TN + 4 * h, 4 * (cg + CG * h)
+            row = row0 + row_of(rg, r)
+            for c in range(0, TN, 4):
+                x, col = r * TN + c, column_of(cg, c)
                 count = width - col if row < N else 0
                 write4(X, row * row_stride + col, count, (acc[x], acc[x + 1], acc[x + 2], acc[x + 3]))
 
@@ -117,33 +195,61 @@ def make_write_rows(RG: int, CG: int, TM: int, TN: int, dtype: str, vector: bool
 
 
 @cache
-def make_write_vectors(RG: int, CG: int, TM: int, TN: int, dtype: str, vector: bool):
-    """Make write_vectors, the same as write_rows for `multiply_atb`, whose rows come in fours too."""
-    write4 = make_write4(dtype, vector)
+def make_add_rows(piece: Piece, adds: Adds):
+    """Make add_rows(X, row_stride, acc, scale, rg, cg, row0, N, width): X += scale * a thread's piece, in reals."""
+    TM, TN = piece.TM, piece.TN
+    assert piece.V == 4
+    row_of, column_of = make_rows_and_columns(piece)
+    VECTORS = adds == "vectors"
 
     @device
-    def write_vectors(X, row_stride, acc, rg, cg, row0, N, width):
+    def add_rows(X, row_stride, acc, scale, rg, cg, row0, N, width):
         for r in range(TM):
-            row = row0 + 4 * (rg + RG * (r // 4)) + r % 4
-            for h in range(TN // 4):
-                x, col = r * TN + 4 * h, 4 * (cg + CG * h)
-                count = width - col if row < N else 0
-                write4(X, row * row_stride + col, count, (acc[x], acc[x + 1], acc[x + 2], acc[x + 3]))
+            row = row0 + row_of(rg, r)
+            for c in range(0, TN, 4):
+                x, col = r * TN + c, column_of(cg, c)
+                at, count = row * row_stride + col, width - col if row < N else 0
+                if VECTORS:
+                    if count > 0:
+                        add4(X, at, (scale * acc[x], scale * acc[x + 1], scale * acc[x + 2], scale * acc[x + 3]))
+                else:
+                    for y in range(4):
+                        if y < count:
+                            add(X, at + y, scale * acc[x + y])
 
-    return write_vectors
+    return add_rows
 
 
 @cache
-def make_store_piece(RG: int, CG: int, TM: int, TN: int):
-    """Make store_piece(tile, s, rg, cg): a thread's TM x TN piece of a score tile to shared memory."""
+def make_store_piece(piece: Piece):
+    """Make store_piece(tile, s, rg, cg): a thread's piece of a tile to shared memory."""
+    TM, TN = piece.TM, piece.TN
+    row_of, column_of = make_rows_and_columns(piece)
 
     @device
     def store_piece(tile, s, rg, cg):
         for r in range(TM):
             for c in range(TN):
-                tile[rg + RG * r, cg + CG * c] = s[r * TN + c]
+                tile[row_of(rg, r), column_of(cg, c)] = s[r * TN + c]
 
     return store_piece
+
+
+@cache
+def make_store_transposed(piece: Piece):
+    """Make store_transposed(tile, s, rg, cg): a thread's piece to the transpose of its place, four rows at a time."""
+    TM, TN = piece.TM, piece.TN
+    assert piece.U == 4
+    row_of, column_of = make_rows_and_columns(piece)
+
+    @device
+    def store_transposed(tile, s, rg, cg):
+        for c in range(TN):
+            for r in range(0, TM, 4):
+                x = r * TN + c
+                store4(tile, (column_of(cg, c), row_of(rg, r)), (s[x], s[x + TN], s[x + 2 * TN], s[x + 3 * TN]))
+
+    return store_transposed
 
 
 @device

@@ -10,7 +10,8 @@ import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.device.tiles import Loads
+from numba_flash.problem import AttentionProblem, MatmulProblem, Operands
 from numba_flash.tiling import cdiv
 
 WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
@@ -56,6 +57,14 @@ def reasons_against(
 def grid_reasons(blocks: int) -> list[str]:
     """Why a grid of so many blocks cannot be launched; empty if it can."""
     return [f"{blocks} blocks > {LARGEST_GRID}"] if blocks > LARGEST_GRID else []
+
+
+def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> Loads:
+    """How tiles come from global memory: see `Loads`."""
+    if not problem.vector:
+        return "elements"
+    same = problem.dtype == problem.real  # 16-bit floats become float32 on their way
+    return "copies" if same and device.compute_capability >= (8, 0) else "vectors"
 
 
 def strides_of(x: Array | None) -> tuple[int, ...]:

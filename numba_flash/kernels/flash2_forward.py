@@ -1,10 +1,11 @@
 """FlashAttention-2 forward.        New here: the query loop becomes the grid, and one LSE replaces l and m.
 
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 1
-Grid       (Tr * B*Hq,)     Threads RG * CG: thread (rg, cg) owns rows rg + RG*r, columns cg + CG*c of S
+Grid       (Tr * B*Hq,)     Threads RG * CG: thread (rg, cg) owns a `Piece` of S and one of O
 Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
-On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV | P Br x Bc |   shared, in float32 (float64), rows padded by 16 bytes
+On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float32 (float64), rows padded by 16 bytes
            s TM x TN, acc TM x DV/CG, m, l, alpha TM     registers
+           Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      s, m, LSE in nats, scale applied
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
@@ -22,11 +23,20 @@ from numba.types import uint8
 from numba_flash.arrays import Array
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import make_multiply_ab, make_multiply_abt
+from numba_flash.device.products import Piece, make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_online_softmax, make_row_sum
-from numba_flash.device.tiles import fill, head, make_load_tile, make_store_piece, make_write_rows
-from numba_flash.kernels.arguments import choose_tiles, reasons_against, score_arguments
+from numba_flash.device.tiles import (
+    Loads,
+    fill,
+    head,
+    make_load_tile,
+    make_load_transposed,
+    make_pipeline,
+    make_store_transposed,
+    make_write_rows,
+)
+from numba_flash.kernels.arguments import choose_tiles, kind_of_loads, reasons_against, score_arguments
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
@@ -35,21 +45,21 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 # For each width of arithmetic (4 or 8 bytes) and padded head dimension: tile sizes, fastest first, then ones that
 # need less shared memory.
 CONFIGS = {
-    (4, 32): [Tiles(128, 32, 32, 32, 8, 8), Tiles(64, 32, 32, 32, 8, 8)],
-    (4, 64): [Tiles(128, 32, 64, 64, 8, 8), Tiles(64, 32, 64, 64, 8, 8)],
-    (4, 128): [Tiles(128, 32, 128, 128, 8, 16), Tiles(32, 16, 128, 128, 4, 16)],
-    (4, 256): [Tiles(64, 32, 256, 256, 8, 32), Tiles(16, 16, 256, 256, 4, 16)],
+    (4, 32): [Tiles(128, 64, 32, 32, 8, 8), Tiles(64, 32, 32, 32, 8, 8)],
+    (4, 64): [Tiles(128, 64, 64, 64, 8, 8, 2), Tiles(64, 32, 64, 64, 8, 8)],
+    (4, 128): [Tiles(128, 64, 128, 128, 8, 16), Tiles(32, 32, 128, 128, 4, 8)],
+    (4, 256): [Tiles(64, 64, 256, 256, 4, 16), Tiles(16, 32, 256, 256, 4, 8)],
     (8, 32): [Tiles(64, 32, 32, 32, 4, 8), Tiles(32, 32, 32, 32, 4, 8)],
-    (8, 64): [Tiles(64, 32, 64, 64, 4, 16), Tiles(32, 16, 64, 64, 4, 8)],
-    (8, 128): [Tiles(32, 32, 128, 128, 2, 16), Tiles(16, 16, 128, 128, 2, 16)],
-    (8, 256): [Tiles(32, 32, 256, 256, 4, 32), Tiles(8, 8, 256, 256, 1, 8)],
+    (8, 64): [Tiles(64, 64, 64, 64, 4, 16), Tiles(32, 32, 64, 64, 4, 8)],
+    (8, 128): [Tiles(32, 64, 128, 128, 4, 16), Tiles(16, 16, 128, 128, 4, 16)],
+    (8, 256): [Tiles(16, 32, 256, 256, 4, 16), Tiles(8, 16, 256, 256, 4, 16)],
 }
 
 
 def shared_bytes(t: Tiles, itemsize: int) -> int:
     """Qi, Kj, Vj and P."""
-    wide, wide_v, keys = padded(t.D, itemsize), padded(t.DV, itemsize), padded(t.Bc, itemsize)
-    return (t.Br * wide + t.Bc * wide + t.Bc * wide_v + t.Br * keys) * itemsize
+    rows, keys, wide = padded(t.Br, itemsize), padded(t.Bc, itemsize), padded(t.DV, itemsize)
+    return (t.D * rows + t.D * keys + t.Bc * wide + t.Bc * rows) * itemsize
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -58,29 +68,32 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 
 
 @cache
-def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOptions) -> Kernel:
+def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions) -> Kernel:
     """The kernel for one set of tile sizes, storage dtype, kind of loads and score options."""
-    Br, Bc, D, DV, TM, RG, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.RG, tiles.CG
-    TN, TD = Bc // CG, DV // CG
-    SCORES, OUT = TM * TN, TM * TD
+    Br, Bc, D, DV, TM, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.CG
+    scores = Piece(tiles.RG, CG, TM, Bc // CG, U=4, V=4 if Bc // CG % 4 == 0 else 1)
+    out = Piece(tiles.RG, CG, TM, DV // CG, U=4, V=4)
+    SCORES, OUT, TD = scores.size, out.size, out.TN
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     ITEMSIZE = REAL.bitwidth // 8
-    Q_SHAPE, K_SHAPE = (Br, padded(D, ITEMSIZE)), (Bc, padded(D, ITEMSIZE))
-    V_SHAPE, P_SHAPE = (Bc, padded(DV, ITEMSIZE)), (Br, padded(Bc, ITEMSIZE))
-    K_AT = Br * Q_SHAPE[1] * ITEMSIZE
-    V_AT = K_AT + Bc * K_SHAPE[1] * ITEMSIZE
+    Q_SHAPE, K_SHAPE = (D, padded(Br, ITEMSIZE)), (D, padded(Bc, ITEMSIZE))
+    V_SHAPE, P_SHAPE = (Bc, padded(DV, ITEMSIZE)), (Bc, padded(Br, ITEMSIZE))
+    K_AT = D * Q_SHAPE[1] * ITEMSIZE
+    V_AT = K_AT + D * K_SHAPE[1] * ITEMSIZE
     P_AT = V_AT + Bc * V_SHAPE[1] * ITEMSIZE
 
-    load_q = make_load_tile(dtype, Br, D, tiles.threads, vector)
-    load_k = make_load_tile(dtype, Bc, D, tiles.threads, vector)
-    load_v = make_load_tile(dtype, Bc, DV, tiles.threads, vector)
-    multiply_qk, multiply_pv = make_multiply_abt(RG, CG, TM, TN, D), make_multiply_ab(RG, CG, TM, TD, Bc, REAL)
-    modify, hide = make_modify(RG, CG, TM, TN, score, dtype), make_hide(RG, CG, TM, TN, dtype)
-    online_softmax, row_sum = make_online_softmax(CG, TM, TN, dtype), make_row_sum(CG)
-    slope_of, store_p = make_slope(score, dtype), make_store_piece(RG, CG, TM, TN)
-    write_o = make_write_rows(RG, CG, TM, TD, dtype, vector)
+    load_q, load_k = (make_load_transposed(dtype, rows, D, tiles.threads, loads) for rows in (Br, Bc))
+    load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
+    commit, wait = make_pipeline(loads)
+    place = make_place(CG)
+    multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
+    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
+    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG)
+    row_of, _ = make_rows_and_columns(scores)
+    slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
+    write_o = make_write_rows(out, dtype, loads != "elements")
 
     @device
     def rescale(acc, alpha):
@@ -91,7 +104,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
     @device
     def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # Algorithm 1, lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
-            row, total = row0 + rg + RG * r, row_sum(l[r])
+            row, total = row0 + row_of(rg, r), row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
                 LSEh[row] = NEG_INF if total == ZERO else m[r] + REAL(math.log(total))
@@ -105,7 +118,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
         first, last, q_offset = band
         Qi, Kj = shared_tile(0, Q_SHAPE, REAL), shared_tile(K_AT, K_SHAPE, REAL)
         Vj, P = shared_tile(V_AT, V_SHAPE, REAL), shared_tile(P_AT, P_SHAPE, REAL)
-        rg, cg = cuda.threadIdx.x // CG, cuda.threadIdx.x % CG
+        rg, cg = place()
         Tr = cdiv(Nq, Br)
         i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
         b, h = bh // Hq, bh % Hq
@@ -123,16 +136,21 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
         fill(m, TM, NEG_INF)
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
-        load_q(Qi, Qh, Q_strides, i * Br, Nq, d)
-
         begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
-        for j in range(begin, end):
-            cuda.syncthreads()  # all warps have read the last Kj, Vj before they change
-            load_k(Kj, Kh, K_strides, j * Bc, Nk, d)
-            load_v(Vj, Vh, V_strides, j * Bc, Nk, dv)
-            cuda.syncthreads()  # Qi, Kj, Vj are written before anyone reads them
+        load_q(Qi, Qh, Q_strides, i * Br, 0, Nq, d)
+        load_k(Kj, Kh, K_strides, begin * Bc, 0, Nk, d)
+        commit()
+        for j in range(begin, end):  # K and V come by turns: Vj while S is computed, the next Kj while O is
+            wait(0)
+            cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes
+            load_v(Vj, Vh, V_strides, j * Bc, 0, Nk, dv)
+            commit()
             fill(s, SCORES, ZERO)
             multiply_qk(s, Qi, Kj, rg, cg)  # line 8: S = Qi Kj^T
+            cuda.syncthreads()  # everyone has read Kj before it changes
+            if j + 1 < end:
+                load_k(Kj, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
+            commit()
             modify(
                 s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                 bias_h, bias_strides, mask_h, mask_strides,
@@ -142,7 +160,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
             online_softmax(s, m, l, alpha)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
-            cuda.syncwarp()  # a row of P is written by the lanes of one warp and read by them alone
+            wait(1)
+            cuda.syncthreads()  # P and Vj are written before anyone reads them
             multiply_pv(acc, P, Vj, rg, cg)
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, rg, cg, i * Br, Nq, dv)
@@ -154,7 +173,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
     tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
     assert tiles is not None  # why_not found some
-    kernel = make_flash2_forward(tiles, problem.dtype, problem.vector, problem.score)
+    kernel = make_flash2_forward(tiles, problem.dtype, kind_of_loads(problem, device), problem.score)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
     return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]

@@ -12,10 +12,15 @@ from numba_flash.ptx.arithmetic import (
     float32_to_float16,
 )
 from numba_flash.ptx.codegen import device
-from numba_flash.ptx.memory import global_view, load4, shared_tile, store4
+from numba_flash.ptx.copies import commit_copies, copy, wait_copies
+from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store4
 
 __all__ = [
+    "add",
+    "add4",
     "bfloat16_to_float32",
+    "commit_copies",
+    "copy",
     "device",
     "ex2",
     "float16_to_float32",
@@ -25,4 +30,5 @@ __all__ = [
     "load4",
     "shared_tile",
     "store4",
+    "wait_copies",
 ]

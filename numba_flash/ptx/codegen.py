@@ -46,15 +46,10 @@ def instruction(
     """
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        from llvmlite import ir
-
-        operands = [context.cast(builder, a, have, want) for a, have, want in zip(args, sig.args, reads, strict=True)]
-        results = [context.get_value_type(t) for t in writes]
-        result = ir.VoidType() if not results else results[0] if len(results) == 1 else ir.LiteralStructType(results)
-        constraints = ["=" + CONSTRAINT[t] for t in writes] + [CONSTRAINT[t] for t in reads] + ["~{memory}"] * memory
-        signature = ir.FunctionType(result, [context.get_value_type(t) for t in reads])
-        asm = ir.InlineAsm(signature, text, ",".join(constraints), side_effect=memory or not writes)
-        out = builder.call(asm, operands, attrs=("convergent",) if convergent else ())
+        operands = [
+            (want, context.cast(builder, a, have, want)) for a, have, want in zip(args, sig.args, reads, strict=True)
+        ]
+        out = emit_asm(context, builder, text, operands, writes, memory=memory, convergent=convergent)
         if not writes:
             return context.get_dummy_value()
         if len(writes) == 1:
@@ -66,6 +61,28 @@ def instruction(
         return emitted(lambda *args: (written(*args), emit) if len(args) == len(reads) else None)(twin)
 
     return decorate
+
+
+def emit_asm(
+    context: Any,
+    builder: Any,
+    text: str,
+    operands: Sequence[tuple[Any, Any]],
+    writes: Sequence[Any] = (),
+    *,
+    memory: bool = True,
+    convergent: bool = False,
+) -> Any:
+    """Emit inline PTX over (numba type, LLVM value) operands; arguments as in `instruction`."""
+    from llvmlite import ir
+
+    results = [context.get_value_type(t) for t in writes]
+    result = ir.VoidType() if not results else results[0] if len(results) == 1 else ir.LiteralStructType(results)
+    reads = [t for t, _ in operands]
+    constraints = ["=" + CONSTRAINT[t] for t in writes] + [CONSTRAINT[t] for t in reads] + ["~{memory}"] * memory
+    signature = ir.FunctionType(result, [context.get_value_type(t) for t in reads])
+    asm = ir.InlineAsm(signature, text, ",".join(constraints), side_effect=memory or not writes)
+    return builder.call(asm, [value for _, value in operands], attrs=("convergent",) if convergent else ())
 
 
 def emitted(typing: Callable[..., Any]) -> Callable[[Function], Function]:
@@ -138,6 +155,14 @@ def global_pointer(builder: Any, address: Any) -> Any:
 
     pointer = builder.inttoptr(address, ir.PointerType(ir.IntType(8), 1))
     return builder.addrspacecast(pointer, ir.PointerType(ir.IntType(8)))
+
+
+def narrow_pointer(builder: Any, pointer: Any, space: int) -> Any:
+    """A generic pointer as an address in global (1, 64 bits) or shared (3, 32 bits) memory."""
+    from llvmlite import ir
+
+    narrow = builder.addrspacecast(pointer, ir.PointerType(ir.IntType(8), space))
+    return builder.ptrtoint(narrow, ir.IntType(32 if space == 3 else 64))
 
 
 def element_pointer(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:

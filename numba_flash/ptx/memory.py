@@ -11,10 +11,12 @@ from numba_flash import simulator
 from numba_flash.ptx.codegen import (
     dynamic_shared,
     element_pointer,
+    emit_asm,
     emitted,
     global_pointer,
     literal_shape,
     make_array,
+    narrow_pointer,
 )
 
 # The length that numba gives a view: it adds it to a negative index, so 0 leaves every index as it is.
@@ -125,3 +127,38 @@ def _store4(array: Any, index: Any, values: Any) -> Any:
 def store4(array: Any, index: Any, values: Any) -> None:
     """Write four neighbouring elements from array[index] on: `st.v4`; alignment as for `load4`."""
     simulator.store_vector(array, index, values)
+
+
+def _add(view: Any, at: Any, value: Any) -> Any:
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = narrow_pointer(builder, element_pointer(context, builder, view, args[0], at, args[1]), 1)
+        text = f"red.global.add.f{view.dtype.bitwidth} [$0], $1;"
+        emit_asm(context, builder, text, [(types.uint64, address), (view.dtype, args[2])])
+        return context.get_dummy_value()
+
+    return types.void(view, at, view.dtype), emit
+
+
+@emitted(_add)
+def add(view: Any, at: Any, value: Any) -> None:
+    """Add to an element of global memory, float32 or float64, that other threads may add to at the same time."""
+    view[at] = view[at] + value
+
+
+def _add4(view: Any, at: Any, values: Any) -> Any:
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        from numba.cuda import cgutils
+
+        address = narrow_pointer(builder, element_pointer(context, builder, view, args[0], at, args[1]), 1)
+        lanes = [(types.float32, lane) for lane in cgutils.unpack_tuple(builder, args[2], 4)]
+        emit_asm(context, builder, "red.global.add.v4.f32 [$0], {$1, $2, $3, $4};", [(types.uint64, address), *lanes])
+        return context.get_dummy_value()
+
+    return types.void(view, at, values), emit
+
+
+@emitted(_add4)
+def add4(view: Any, at: Any, values: Any) -> None:
+    """`add` four float32 to neighbouring elements, each on its own; sm_90 and later, the address a multiple of 16."""
+    old = simulator.load_vector(view, at, 4)
+    simulator.store_vector(view, at, [x + value for x, value in zip(old, values, strict=True)])

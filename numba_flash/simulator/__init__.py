@@ -35,7 +35,7 @@ if TYPE_CHECKING or SIMULATED:
     from .options import options
     from .pointer import Pointer
     from .thread import Thread, current
-    from .vectors import load_vector, store_vector
+    from .vectors import copy_vector, load_vector, store_vector
     from .window import shared_window
 
     install()
@@ -45,7 +45,7 @@ else:
         raise RuntimeError("the simulator is off: set NUMBA_ENABLE_CUDASIM=1 before numba is first imported")
 
     exchange = exchange_block = exchange_group = launch = options = park = Gate = Pointer = Thread = current = _off
-    load_vector = store_vector = shared_window = _off
+    copy_vector = load_vector = store_vector = shared_window = _off
 
 __all__ = [
     "SIMULATED",
@@ -55,6 +55,7 @@ __all__ = [
     "MemoryFault",
     "Pointer",
     "Thread",
+    "copy_vector",
     "current",
     "enabled",
     "exchange",

@@ -9,7 +9,7 @@ import numpy as np
 from .errors import MemoryFault
 from .memory import address
 from .pointer import Window
-from .thread import running
+from .thread import current, running
 from .window import SharedWindow
 
 WIDEST = 16  # bytes that one instruction moves
@@ -41,6 +41,20 @@ def store_vector(array: Any, index: Any, values: Any) -> None:
     cells, k = _locate("write", array, index, len(values))
     for i, value in enumerate(values, k):
         cells[i] = value
+
+
+def copy_vector(tile: Any, index: Any, view: Any, at: Any, n: int, exists: Any) -> None:
+    """Start an asynchronous copy of n elements from view[at] on to tile[index] and behind; zeros if not `exists`.
+
+    Source and destination are checked, as by `load_vector` and `store_vector`, when it starts.
+    """
+    to, k = _locate("write", tile, index, n)
+    source, x = _locate("read", view, at, n) if exists else (None, 0)
+
+    def land() -> None:
+        to[k : k + n] = 0 if source is None else source[x : x + n]
+
+    current().copies.issue(land)
 
 
 def _locate(action: str, array: Any, index: Any, n: int) -> tuple[np.ndarray, int]:

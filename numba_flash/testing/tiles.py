@@ -14,8 +14,8 @@ from numba_flash.kernels.matmul_registers import MatmulTiles
 @contextmanager
 def tiny_tiles() -> Iterator[None]:
     """Run flash2 and both matmuls with tiles of about 8 x 8 and at most a warp: what the simulator runs fast."""
-    tiles, key_tiles = Tiles(8, 8, 32, 32, 2, 8), Tiles(8, 16, 32, 32, 2, 8)
-    with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(8, 8, 4, 1, 4)):
+    tiles, key_tiles = Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8)
+    with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(16, 16, 4, 4, 4)):
         yield
 
 

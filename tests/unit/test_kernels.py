@@ -19,8 +19,8 @@ from .helpers import DTYPES, in_simulator, normal
 KB = 1024
 TABLES = {
     "forward": (flash2_forward.CONFIGS, flash2_forward.shared_bytes),
-    "keys": (flash2_backward.KEY_CONFIGS, flash2_backward.key_shared_bytes),
-    "queries": (flash2_backward.QUERY_CONFIGS, flash2_backward.query_shared_bytes),
+    "keys": (flash2_backward.KEY_CONFIGS, flash2_backward.shared_bytes),
+    "queries": (flash2_backward.QUERY_CONFIGS, flash2_backward.shared_bytes),
 }
 ENTRIES = [
     pytest.param(name, key, tiles, id=f"{name}-{key}-{n}")
