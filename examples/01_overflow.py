@@ -18,21 +18,27 @@ from numba_flash import reference
 
 
 # %%
+@np.errstate(over="ignore", invalid="ignore")  # no warnings: overflow is the subject
 def naive_softmax(x):
     """The formula as it stands, in x's dtype."""
     e = np.exp(x)
     return e / e.sum()
 
 
-np.seterr(over="ignore", under="ignore", invalid="ignore")
+@np.errstate(over="ignore")
+def exponential(x):
+    """e^x, inf without a warning."""
+    return np.exp(x)
+
+
 limits = {}
 for dtype in (np.float16, np.float32, np.float64):
     limit = np.log(np.finfo(dtype).max)
-    while np.isinf(np.exp(limit)):  # the logarithm may have been rounded up
+    while np.isinf(exponential(limit)):  # the logarithm may have been rounded up
         limit = np.nextafter(limit, dtype(0))
     beyond = np.nextafter(limit, dtype(np.inf))
     limits[np.dtype(dtype).name] = limit, beyond
-    print(f"{np.dtype(dtype).name}: e^{limit} = {np.exp(limit):.5g}, but e^{beyond} = {np.exp(beyond)}")
+    print(f"{np.dtype(dtype).name}: e^{limit} = {exponential(limit):.5g}, but e^{beyond} = {exponential(beyond)}")
 
 # %% [markdown]
 # It also breaks at the other end: when all x are below -104, every float32 e^x is 0, and 0 / 0 is NaN too.

@@ -42,8 +42,8 @@ def merge(one, other, exp=np.exp):
 
 # %% [markdown]
 # ## Exactly
-# With powers of 2 in place of e, whole numbers as scores and fractions for arithmetic, there is no rounding, and the law
-# can be tested with ==.
+# With powers of 2 in place of e, whole numbers as scores and fractions for arithmetic, there is no rounding, and == can
+# test the law.
 
 
 # %%
@@ -51,15 +51,18 @@ def power_of_2(n):
     return Fraction(0) if n == -np.inf else Fraction(2) ** n
 
 
+def random_state(n):
+    """The state of n keys with one value each."""
+    s, v = ([random.randint(-50, 50) for _ in range(n)] for _ in range(2))
+    return state(s, [Fraction(x) for x in v], power_of_2)
+
+
 random.seed(0)
 exact_merge = functools.partial(merge, exp=power_of_2)
 trials = 1000
 held = {"associative": 0, "commutative": 0, "identity": 0}
 for _ in range(trials):
-    a, b, c = (
-        state([random.randint(-50, 50) for _ in range(n)], [Fraction(random.randint(-9, 9)) for _ in range(n)], power_of_2)
-        for n in random.choices(range(1, 6), k=3)
-    )
+    a, b, c = (random_state(random.randint(1, 5)) for _ in range(3))
     held["associative"] += exact_merge(exact_merge(a, b), c) == exact_merge(a, exact_merge(b, c))
     held["commutative"] += exact_merge(a, b) == exact_merge(b, a)
     held["identity"] += exact_merge(a, NOTHING) == a == exact_merge(NOTHING, a)
@@ -103,8 +106,7 @@ for parts in (1, 2, 3, 7, 20, 100, 200):
 # `numba_flash.merge` joins them. Four workers take a quarter of the keys each; their results arrive in any order.
 
 # %%
-q, k = rng.standard_normal((2, 1, N, 16))
-v = rng.standard_normal((1, N, dv))
+q, k, v = rng.standard_normal((3, 1, N, 16)).astype(np.float32)
 whole, whole_lse = reference.attention(q, k, v)
 quarters = [nf.flash_attention(q, k[:, j::4], v[:, j::4], return_lse=True) for j in range(4)]
 library = []

@@ -127,8 +127,8 @@ def measure_latencies(steps):
         table = random_cycle(size if ON_GPU else TABLE_SIZE) if chain is None else chain
         on_device, out = cuda.to_device(table), cuda.to_device(np.zeros(1, np.uint64))
 
-        def launch(n, kernel=kernel, on_device=on_device, out=out, size=len(table)):
-            kernel[1, 1](on_device, np.uint64(n * 9973 % size), steps, out)
+        def launch(n, kernel=kernel, on_device=on_device, out=out):
+            kernel[1, 1](on_device, np.uint64(n * 9973 % on_device.size), steps, out)
 
         launch(3)
         assert out.copy_to_host()[0] == follow(table, 3 * 9973 % len(table), steps), name

@@ -82,8 +82,8 @@ for which, name in enumerate(("dQ", "dK", "dV")):
 
 # %% [markdown]
 # ## Memory
-# The most that each way allocates at a time, measured. The plain formula holds S, P, dP and dS at once; the tiled one
-# holds its results and a few tiles, so doubling N doubles it.
+# The most that each way allocates at a time, measured. The plain formula holds S, P, dP and dS at once: for twice the N,
+# four times the memory. The tiled one holds its results, which grow with N, and a few tiles, which do not.
 
 
 # %%

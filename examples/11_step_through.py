@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 11. Step through a kernel, and see a race
 # The simulator runs a kernel thread by thread in Python, so that pdb can stop inside of it. This script steps through a
-# small FlashAttention kernel and looks at its tiles, then removes its barriers one by one.
+# small FlashAttention kernel and looks at its tiles, then takes its barriers away, one by one. The kernel uses NumPy
+# where a compiled one has loops; everything else is as in numba_flash/kernels, which can be stepped through as well.
 #
 #     python examples/11_step_through.py           # with the commands below typed for you
 #     python examples/11_step_through.py --pdb     # a prompt of your own, in block 0, thread 0
@@ -11,6 +12,7 @@ import os
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # before numba is imported for the first time
 
+import inspect
 import io
 import math
 import pdb
@@ -45,9 +47,9 @@ def attend(Q, K, V, O, full, free, stop):
         if row == 0:
             stop()
         s = Kj @ Q[row]  # (Bc,)
-        m_new = max(m, s.max())
+        m_new = max(m, float(s.max()))
         alpha, p = math.exp(m - m_new), np.exp(s - m_new)
-        m, l, acc = m_new, alpha * l + p.sum(), alpha * acc + p @ Vj
+        m, l, acc = m_new, alpha * l + float(p.sum()), alpha * acc + p @ Vj
         if free:
             cuda.syncthreads()  # everyone has read Kj, Vj before they change
     O[row] = acc / l
@@ -67,42 +69,87 @@ exact = reference.attention(Q[None], K[None], V[None], scale=1)[0][0]
 
 # %% [markdown]
 # ## A session with pdb
-# `n` steps over a line, barriers included, and stays in its thread. The state is what pdb's `p` prints: at the first
-# tile m, l, acc are empty; after it they hold the attention over four keys; `c` goes on to the next tile.
+# `p` prints, `until` runs to a line, `n` steps over one, barriers included, and stays in its thread; `c` goes on to the
+# next tile. At the first tile m, l, acc are empty; afterwards they hold the attention over four keys, then over all.
 
 # %%
 COMMANDS = """
-p j, r, Kj.tolist()
-p m, l, acc.tolist()
+p j, r
+p Kj
+p m, l, acc
 until LAST
-p j, s.round(2).tolist()
-p m_new, alpha, p.round(3).tolist()
+p s
+p m_new, alpha, p
 n
-p m, l, acc.tolist()
+p m, l, acc
 c
-p j, m, l, (acc / l).tolist()
+p j, m, l, acc / l
 c
 """
 
 
+class Typed(io.StringIO):
+    """Input that shows on the screen, as if it were typed there."""
+
+    def __init__(self, text, screen):
+        super().__init__(text)
+        self.screen = screen
+
+    def readline(self):
+        line = super().readline()
+        self.screen.write(line)
+        return line
+
+
 def scripted_session():
-    """What pdb shows for COMMANDS; LAST is the line that updates the state."""
-    lines, begin = open(__file__).read().split("\n"), attend.__code__.co_firstlineno
-    last = next(n for n, line in enumerate(lines, 1) if n > begin and "m, l, acc = m_new" in line)
+    """O, and what the screen shows for COMMANDS; LAST is the line that updates the state."""
+    lines, first = inspect.getsourcelines(attend)
+    last = first + next(n for n, line in enumerate(lines) if "m, l, acc = m_new" in line)
     screen = io.StringIO()
-    typed = io.StringIO(COMMANDS.replace("LAST", str(last)).lstrip())
+    typed = Typed(COMMANDS.replace("LAST", str(last)).lstrip(), screen)
     debugger = pdb.Pdb(stdin=typed, stdout=screen, nosigint=True, readrc=False)
-    debugger.prompt = "(Pdb) "
-
-    def stop():
-        debugger.set_trace(sys._getframe(1))
-
-    O = run(stop=stop)
-    return O, screen.getvalue()
+    O = run(stop=lambda: debugger.set_trace(sys._getframe(1)))
+    return O, re.sub(r"> .*/", "> ", screen.getvalue())
 
 
+np.set_printoptions(precision=3, suppress=True)
 if "--pdb" in sys.argv:
-    run(stop=lambda: pdb.Pdb(nosigint=True).set_trace(sys._getframe(1)))
-O, session = scripted_session()
-print(re.sub(r"> .*/", "> ", session))
+    O, session = run(stop=lambda: pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))), ""
+else:
+    O, session = scripted_session()
+print(session)
 print(f"largest error of the kernel that was stepped through: {np.abs(O - exact).max():.1e}")
+
+# %% [markdown]
+# ## Without a barrier
+# On a GPU a race is a wrong number now and then, on some machines. The simulator's threads take turns in a fixed order,
+# or in one drawn from a seed, and shared memory is NaN until it is written. So a race is a wrong number every time:
+# without the first barrier a thread reads rows of the tile that are not there yet; without the second one, a thread
+# that is ahead loads the next tile over the one that others are still to read.
+
+# %%
+races = {}
+print(f"\n{'barriers':22} {'thread order':13} {'largest error':>13}   the same again")
+CASES = {"both": (True, True), "no first, tile full": (False, True), "no second, tile free": (True, False)}
+for name, (full, free) in CASES.items():
+    for seed in (None, 1):
+        one, other = (run(full, free, seed=seed) for _ in range(2))
+        races[name, seed] = error = float(np.abs(one - exact).max()), one.tobytes() == other.tobytes()
+        print(f"{name:22} {'in turn' if seed is None else f'seed {seed}':13} {error[0]:13.1e}   {error[1]}")
+
+# %% [markdown]
+# ## A barrier that not all threads reach
+# On a GPU that hangs, or worse, it does not. Here it is an error that names the threads.
+
+
+# %%
+def divergent():
+    if cuda.threadIdx.x < 3:
+        cuda.syncthreads()  # the others have returned
+
+
+try:
+    simulator.launch(divergent, 1, Br, 0, ())
+except simulator.DivergentBarrier as error:
+    message = str(error)
+    print(f"\n{message}")

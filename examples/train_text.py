@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A language model, trained from nothing
-# A causal transformer of about 110,000 weights learns to continue the Python reference (the topics that `help()` shows),
-# one character after the other. Every gradient is written by hand, in the style of `flash_attention_vjp`: a layer
+# A causal transformer of about 110,000 weights learns to continue the Python reference (the topics that `help()` knows),
+# one character after another. Every gradient is written by hand, in the style of `flash_attention_vjp`: a layer
 # returns its result and the pullback that takes the gradient of the result to those of the inputs.
 #
 # It is array code for NumPy and CuPy alike. The loss on text that it never saw falls below 2.0 nats a character in the
