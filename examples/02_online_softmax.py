@@ -60,8 +60,8 @@ print(f"largest error of the online softmax: {error:.1e}")
 
 # %% [markdown]
 # ## The same recurrence on a long row
-# m_i is a staircase, and d'_i falls at each of its steps. Numbers that rise all the time are the hardest case: each is a
-# new maximum. Numbers that fall meet none after the first.
+# m_i is a staircase, and d'_i falls at each of its steps. Numbers that rise all the time are the worst: each is a new
+# maximum. Numbers that fall meet none after the first.
 
 # %%
 rng = np.random.default_rng(0)

@@ -7,7 +7,8 @@
 #
 # States with merge are a commutative monoid: merge is associative and commutative, and (-inf, 0, 0), the state of no
 # keys, changes nothing. So keys may be split any way and merged in any order: one after the other (FlashAttention), in
-# parallel (Flash-Decoding), on many machines (ring attention). At the end, O / l is the attention.
+# parallel (Flash-Decoding), on many machines (ring attention). At the end, O / l is the attention. The proof stands in
+# numba_flash/algorithms/monoid.py.
 
 # %%
 import functools

@@ -82,7 +82,7 @@ for which, name in enumerate(("dQ", "dK", "dV")):
 
 # %% [markdown]
 # ## Memory
-# The most that each way allocates at a time, measured. The plain formula holds S, P, dP and dS at once: for twice the N,
+# The most that each way allocates at a time, measured. The plain formula holds S, P, dP and dS at once: twice the N takes
 # four times the memory. The tiled one holds its results, which grow with N, and a few tiles, which do not.
 
 

@@ -1,6 +1,6 @@
 # %% [markdown]
 # # A language model, trained from nothing
-# A causal transformer of about 110,000 weights learns to continue the Python reference (the topics that `help()` knows),
+# A causal transformer of about 110,000 weights learns to continue Python's reference, the topics that `help()` knows,
 # one character after another. Every gradient is written by hand, in the style of `flash_attention_vjp`: a layer
 # returns its result and the pullback that takes the gradient of the result to those of the inputs.
 #
