@@ -70,7 +70,7 @@ def one_pass(q, K, V):
 # %%
 rng = np.random.default_rng(3)
 N, d, dv = 24, 8, 2
-q, K, V = rng.standard_normal(d), rng.standard_normal((N, d)), rng.standard_normal((N, dv))
+q, K, V = rng.standard_normal(d) / 2, rng.standard_normal((N, d)), rng.standard_normal((N, dv))
 o, o_prime = two_passes(q, K, V), one_pass(q, K, V)
 prefixes = np.stack([reference.softmax(K[:i] @ q) @ V[:i] for i in range(1, N + 1)])
 print(f"{'i':>2}  {'o_i of two passes':>20}  {'o_i of one pass':>20}  {'attention over i keys':>22}")

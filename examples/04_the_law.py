@@ -127,7 +127,7 @@ def draw(plt):
         m, l, _ = state(s[group], V[group])
         axes.plot(group, s[group], ".", markersize=3)
         axes.hlines(m, group[0], group[-1], color="black", linewidth=1)
-        axes.text(group[0], m + 0.3, f"m {m:.1f}\nl {l:.2f}", fontsize=8)
+        axes.text(group[0], s.max() + 1, f"m {m:.1f}\nl {l:.2f}", fontsize=8)
     m, l, _ = as_chain([state(s[group], V[group]) for group in groups])
     axes.axhline(m, color="black", linestyle=":")
     axes.set(xlabel="key", ylabel="score", ylim=(None, m + 4), title=f"eight parts, merged: m {m:.1f}, l {l:.2f}")

@@ -108,10 +108,10 @@ def draw(plt):
     figure, grid = plt.subplots(2, len(MASKS), figsize=(11, 7), layout="constrained")
     for column, (name, by_algorithm) in enumerate(orders.items()):
         for axes, (algorithm, order) in zip(grid[:, column], by_algorithm.items(), strict=True):
-            image = axes.imshow(steps(order), cmap="viridis")
+            image = axes.imshow(steps(order) / len(order), vmin=0, vmax=1)
             axes.plot([j for _, j in order], [i for i, _ in order], color="white", linewidth=0.5)
             axes.set(title=f"{algorithm}\n{name}", xlabel="key block j", ylabel="query block i")
-    figure.colorbar(image, ax=grid, label="step", shrink=0.6)
+    figure.colorbar(image, ax=grid, label="step / number of steps", shrink=0.6)
     return figure
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 7. What each rung moves
-# The rungs of a ladder do the same flops. What changes from one to the next is how many bytes its threads read and write
-# for them. Each kernel's file states its traffic as a formula, which the tests compare, byte by byte, with what the
+# The rungs of an operation do the same flops. What changes from one to the next is how many bytes its threads move for
+# them. Each kernel's file states its traffic as a formula, which the tests compare, byte by byte, with what the
 # simulator counts. This script draws the formulas. It needs no GPU.
 
 # %%
@@ -46,15 +46,11 @@ for operation, (make_problem, least) in PROBLEMS.items():
     problem = make_problem(N)
     print(f"\n{operation:26} {'Gflop':>7} {'global MB':>11} {'shared MB':>11} {'flops/byte':>11}")
     for rung in (rung for rung in rungs if rung.operation == operation):
-        traffic, flops = rung.load().traffic(problem, SIMULATOR), rung.flops(problem)
-        in_global, in_shared = (
-            traffic.global_read + traffic.global_written,
-            traffic.shared_read + traffic.shared_written,
-        )
+        t, flops = rung.load().traffic(problem, SIMULATOR), rung.flops(problem)
+        in_global, in_shared = t.global_read + t.global_written, t.shared_read + t.shared_written
         moved[rung.name] = in_global, in_shared, flops
-        print(
-            f"{rung.name:26} {flops / 1e9:7.2f} {in_global / 1e6:11,.1f} {in_shared / 1e6:11,.1f} {flops / in_global:11.1f}"
-        )
+        row = f"{flops / 1e9:7.2f} {in_global / 1e6:11,.1f} {in_shared / 1e6:11,.1f} {flops / in_global:11.1f}"
+        print(f"{rung.name:26} {row}")
     print(f"{'the least possible':26} {'':7} {least(N) / 1e6:11,.1f}")
 
 # %% [markdown]

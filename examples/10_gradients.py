@@ -82,7 +82,7 @@ for which, name in enumerate(("dQ", "dK", "dV")):
 
 # %% [markdown]
 # ## Memory
-# The most that each way allocates at a time, measured. The plain formula holds S, P, dP and dS at once: twice the N takes
+# The most that each way allocates at a time, measured. The plain formula holds S, P, dP, dS at once, so twice the N is
 # four times the memory. The tiled one holds its results, which grow with N, and a few tiles, which do not.
 
 
@@ -124,6 +124,7 @@ def draw(plt):
         axes.loglog(LENGTHS, np.array(peaks) / 2**20, "o-", label=name)
     axes.set(xlabel="N", ylabel="MB", title="most memory held by the backward, d = 32, float64")
     axes.set_xticks(LENGTHS, LENGTHS)
+    axes.minorticks_off()
     axes.legend()
     return figure
 

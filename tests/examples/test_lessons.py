@@ -111,6 +111,19 @@ def test_loop_order(lesson):
     assert script.longest_first == 21 < script.shortest_first == 24
 
 
+def test_traffic(lesson):
+    script = lesson("07_traffic.py")
+    for operation, (_, least) in script.PROBLEMS.items():
+        rungs = [script.moved[rung.name] for rung in script.rungs if rung.operation == operation]
+        in_global = [row[0] for row in rungs]
+        assert in_global == sorted(in_global, reverse=True) and in_global[-1] > least(script.N) and len(rungs) > 1
+        assert len({flops for _, _, flops in rungs}) == 1
+    assert script.moved["softmax_online"][0] / script.moved["softmax_safe"][0] == 3 / 4
+    assert script.moved["flash2_forward"][0] < script.moved["attention_one_pass"][0] / 100
+    for counts in script.curves.values():
+        assert 3.5 < counts[-1] / counts[-2] < 4.01
+
+
 def test_kinds_of_memory(lesson, capsys):
     script = lesson("08_kinds_of_memory.py")
     assert list(script.latencies) == list(script.CHAINS) and len(script.CHAINS) == 7
