@@ -54,5 +54,6 @@ def softmax_request(reasons: Reasons, x: Any) -> SoftmaxRequest:
     problems = []
     for (rows,) in folded:
         assert rows is not None
-        problems.append((SoftmaxProblem(*rows.shape, X.dtype, X.device), rows))
+        B, M, N = rows.shape
+        problems.append((SoftmaxProblem(B, M, N, X.dtype, X.device), rows))
     return SoftmaxRequest(problems, X)

@@ -7,7 +7,7 @@ On chip    acc, one register; no shared memory
 Invariant  after step x: acc = sum of A[row, 0..x] B[0..x, col]
 Units      those of the inputs; 16-bit inputs accumulate in float32
 Edges      the last block's threads beyond C do nothing; K = 0 gives zeros
-Traffic    reads A N times and B M times: two numbers for every multiplication
+Traffic    reads A N times and B M times: two numbers from global memory for every multiplication; writes C once
 """
 
 from __future__ import annotations

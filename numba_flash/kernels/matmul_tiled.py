@@ -7,8 +7,8 @@ On chip    | As T x T | Bs T x T |   shared, in float32 (float64), T = 32
 Invariant  after step t: acc = sum of A[row, x] B[x, col] over x < (t + 1)*T
 Units      those of the inputs; 16-bit inputs accumulate in float32
 Edges      beyond M, N, K the tiles hold zeros; only existing elements are written
-Traffic    reads A cdiv(N, T) times and B cdiv(M, T) times: T times less than matmul_naive; from shared memory two numbers
-           for every multiplication
+Traffic    reads A cdiv(N, T) times and B cdiv(M, T) times: T times less than matmul_naive; writes C once;
+           from shared memory two numbers for every multiplication
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 Paper      the safe softmax, equations (1) to (3) of the derivation; Milakov & Gimelshein 2018, arXiv:1805.02867, Alg. 2
 Grid       (B*M,)     Threads T: a block owns a row, thread t its elements t, t + T, t + 2T...
 Shapes     X (B, M, N), any strides -> Y (B, M, N), contiguous
-On chip    | partial T |   shared, in float32 (float64), T = 256; it holds one result a thread, and is halved log2(T) times
+On chip    | partial T |   shared, in float32 (float64), T = 256: one result a thread, combined in log2(T) steps
 Invariant  after pass 1: m = max x; after pass 2: l = sum e^(x - m), between 1 and N (the papers call it d)
 Units      x in nats; 16-bit inputs compute in float32
 Edges      a row of -inf gives zeros; a NaN or +inf makes its row NaN
-Traffic    reads X three times, writes Y once
+Traffic    reads X three times, writes Y once: 4*B*M*N elements of global memory; a row reads 2*(3T - 2) and writes
+           2*(2T - 1) numbers of shared memory
 """
 
 from __future__ import annotations
