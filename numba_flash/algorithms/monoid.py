@@ -4,9 +4,10 @@ A set of keys with scores x_j and values v_j has the state
 
 .. math:: m = \max_j x_j, \qquad l = \sum_j e^{x_j - m}, \qquad O = \sum_j e^{x_j - m} v_j
 
-so that O / l is the softmax-weighted mean of the values and m + log(l) their LSE. A single key has the state (x, 1, v);
-the empty set, like keys that are hidden by x = -inf, has (-inf, 0, 0). `merge` makes the state of a union from those
-of its parts. **It is associative and commutative, and (-inf, 0, 0) is its identity.**
+so that O / l is the softmax-weighted mean of the values and m + log(l) their LSE. A single key with a finite score has
+the state (x, 1, v); the empty set, like keys that are hidden by x = -inf, has (-inf, 0, 0), for which `merge` also
+takes (-inf, 1, v). It makes the state of a union from those of its parts. **It is associative and commutative, and
+(-inf, 0, 0) is its identity.**
 
 *Proof.* Write a state with its scale taken out of the exponent: (m, L, A) with L = e^m l and A = e^m O, e^-inf being 0.
 Nothing is lost, since l = e^-m L and O = e^-m A for finite m, and m = -inf goes with l = 0 and O = 0 only. With

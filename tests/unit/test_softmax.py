@@ -109,9 +109,10 @@ def test_torch(softmaxes, dtype):
 def test_cupy(kernel):
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     x = normal(0, 3, 1000, dtype=np.float32)
-    y = softmax(cupy.asarray(x), kernel=kernel, stream=cupy.cuda.Stream(non_blocking=True))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    y = softmax(cupy.asarray(x), kernel=kernel, stream=stream)
     assert isinstance(y, cupy.ndarray)
-    cupy.cuda.Device().synchronize()
+    stream.synchronize()
     check(cupy.asnumpy(y), x)
     check(softmax(x, kernel=kernel), x)
 
