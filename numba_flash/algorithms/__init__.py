@@ -7,6 +7,15 @@ float32 or float64. Line numbers are those of the paper's algorithm.
 """
 
 from numba_flash.algorithms.flash2 import flash2_backward, flash2_forward
-from numba_flash.algorithms.matmul import matmul_registers, matmul_tiled
+from numba_flash.algorithms.matmul import matmul_naive, matmul_registers, matmul_tiled
+from numba_flash.algorithms.softmax import softmax_online, softmax_safe
 
-__all__ = ["flash2_backward", "flash2_forward", "matmul_registers", "matmul_tiled"]
+__all__ = [
+    "flash2_backward",
+    "flash2_forward",
+    "matmul_naive",
+    "matmul_registers",
+    "matmul_tiled",
+    "softmax_online",
+    "softmax_safe",
+]

@@ -11,10 +11,11 @@ import numpy as np
 from hypothesis.strategies import SearchStrategy
 from numpy.lib.array_utils import byte_bounds
 
-from numba_flash import flash_attention, flash_attention_backward, matmul, merge
+from numba_flash import flash_attention, flash_attention_backward, matmul, merge, softmax
 from numba_flash.reference import Array
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase, matmul_cases
+from numba_flash.testing.softmax import SoftmaxCase, softmax_cases
 from numba_flash.testing.strategies import attention_cases
 
 ALIGNMENT = 16
@@ -55,9 +56,11 @@ class Backend:
         The `kernel=` of attention.
     products : names
         The kernels of matmul.
+    softmaxes : names
+        The kernels of softmax.
     cases_per_example : int
         How many cases to try where a slow backend tries one.
-    sizes, product_sizes : keyword arguments of `attention_cases` and `matmul_cases`
+    sizes, product_sizes, row_sizes : keyword arguments of `attention_cases`, `matmul_cases` and `softmax_cases`
         Which problems suit it.
     to_device, to_numpy : functions
         From a NumPy array to the operand of a call, and from its result back.
@@ -66,9 +69,11 @@ class Backend:
     name: str
     kernel: str
     products: tuple[str, ...]
+    softmaxes: tuple[str, ...]
     cases_per_example: int
     sizes: Mapping[str, Any]
     product_sizes: Mapping[str, Any]
+    row_sizes: Mapping[str, Any]
     to_device: Callable[[Array], Any] = unchanged
     to_numpy: Callable[[Any], Array] = unchanged
 
@@ -85,6 +90,10 @@ class Backend:
     def matmul_cases(self, **restrictions: Any) -> SearchStrategy[MatmulCase]:
         """The same for matrix products."""
         return matmul_cases(**{**self.product_sizes, **restrictions})
+
+    def softmax_cases(self, **restrictions: Any) -> SearchStrategy[SoftmaxCase]:
+        """The same for softmax."""
+        return softmax_cases(**{**self.row_sizes, **restrictions})
 
     def attention(self, q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
         """o and lse; arguments as in `flash_attention`."""
@@ -115,6 +124,10 @@ class Backend:
         """The product; arguments as in `numba_flash.matmul`."""
         return self.to_numpy(matmul(*self.all_to_device(a, b), **options))
 
+    def softmax(self, x: Array, **options: Any) -> Array:
+        """Softmax along the last axis; arguments as in `numba_flash.softmax`."""
+        return self.to_numpy(softmax(self.to_device(x), **options))
+
     def all_to_device(self, *arrays: Array) -> list[Any]:
         """Operands of a call."""
         return [self.to_device(x) for x in arrays]
@@ -128,25 +141,31 @@ CPU = Backend(
     name="cpu",
     kernel="cpu",
     products=("cpu",),
+    softmaxes=("cpu",),
     cases_per_example=3,
     sizes={"tiles": (96, 96), "max_rows": 200, "max_depth": 70, "max_scores": 2**16},
     product_sizes={"tile": 32, "max_size": 70},
+    row_sizes={"tile": 128, "max_size": 1021},
 )
 SIMULATOR = Backend(
     name="simulator",
     kernel="flash2",
-    products=("matmul_tiled", "matmul_registers"),
+    products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=1,
     sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 640},
     product_sizes={"tile": 8, "max_size": 19},
+    row_sizes={"tile": 8, "max_size": 19},
 )
 GPU = Backend(
     name="gpu",
     kernel="flash2",
-    products=("matmul_tiled", "matmul_registers"),
+    products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=3,
     sizes={"tiles": (128, 32), "max_rows": 300, "max_depth": 128, "max_scores": 2**20, "few_kernels": True},
     product_sizes={"tile": 128, "max_size": 300},
+    row_sizes={"tile": 256, "max_size": 1021},
     to_device=to_cupy,
     to_numpy=from_cupy,
 )

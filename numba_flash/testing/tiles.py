@@ -1,4 +1,4 @@
-"""Other tile sizes for the kernels of flash2: tiny ones for the simulator, odd ones for tests."""
+"""Other tile sizes for kernels: tiny ones for the simulator, odd ones for tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from numba_flash.kernels.matmul_registers import MatmulTiles
 
 @contextmanager
 def tiny_tiles() -> Iterator[None]:
-    """Run flash2 and both matmuls with tiles of about 8 x 8 and at most a warp: what the simulator runs fast."""
+    """Run kernels with tiles of about 8 x 8 and blocks of at most a warp: what the simulator runs fast."""
     tiles, key_tiles = Tiles(8, 8, 32, 32, 2, 8), Tiles(8, 16, 32, 32, 2, 8)
-    with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(8, 8, 4, 1, 4)):
+    with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(8, 8, 4, 1, 4)), block_threads(8):
+        yield
+
+
+@contextmanager
+def block_threads(T: int) -> Iterator[None]:
+    """Run both softmaxes and matmul_naive in blocks of T threads, a power of 2."""
+    with ExitStack() as stack:
+        for name in ("softmax_safe", "softmax_online", "matmul_naive"):
+            module = import_module(f"numba_flash.kernels.{name}")
+            stack.enter_context(patch.object(module, "CONFIGS", [T]))
         yield
 
 

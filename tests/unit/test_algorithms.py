@@ -93,13 +93,27 @@ def test_arithmetic_is_that_of_the_operands():
     Q, K, V, dO = (x.astype(np.float32) for x in problem(5, 6))
     O, LSE = algorithms.flash2_forward(Q, K, V, 2, 4, 0.5, -5, 6)
     gradients = algorithms.flash2_backward(dO, Q, K, V, O, LSE, 2, 4, 0.5, -5, 6)
-    assert {x.dtype for x in (O, LSE, *gradients)} == {np.dtype(np.float32)}
+    softmaxes = algorithms.softmax_safe(Q), algorithms.softmax_online(Q, 4)
+    product = algorithms.matmul_naive(Q, K.T)
+    assert {x.dtype for x in (O, LSE, *gradients, *softmaxes, product)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("N", [*LENGTHS, 33])
+def test_softmax(N):
+    X = np.stack([normal(0, N), 1e4 * normal(1, N), np.full(N, -np.inf), np.full(N, 700.0)])
+    hidden = normal(2, N) > 0
+    X = np.concatenate([X, np.where(hidden, -np.inf, X)])
+    expected = reference.softmax(X)
+    assert_same(algorithms.softmax_safe(X), expected)
+    for T in (1, 2, 4, 8, 64):
+        assert_same(algorithms.softmax_online(X, T), expected)
 
 
 @pytest.mark.parametrize(("M", "N"), [*itertools.product((0, 1, 4, 5), repeat=2)])
 def test_matmul(M, N):
     for K in (0, 1, 3, 4, 6):
         A, B = normal(K, M, K), normal(K + 1, K, N)
+        assert_same(algorithms.matmul_naive(A, B), A @ B)
         for T in (1, 2, 3, 5):
             assert_same(algorithms.matmul_tiled(A, B, T), A @ B)
         for BM, BN, BK, TM, TN in ((4, 8, 2, 2, 4), (6, 16, 4, 3, 8), (2, 4, 1, 1, 4), (8, 4, 3, 8, 4)):
