@@ -2,7 +2,7 @@
 
 Paper      Dao et al. 2022, arXiv:2205.14135, Algorithm 0: S = scale Q K^T; P = softmax(S); O = P V
            softmax in three passes: m = max s (1); l = sum e^(s - m) (2); p = e^(s - m) / l (3)
-Grid       S: a thread an element; P: a warp a row; O: a thread an element     Threads 32 * WARPS
+Grid       S: a thread an element; P: a warp a row; O: a thread an element     Threads 128
 Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
            S (B, Hq, Nq, Nk), scratch in float32 (float64); P takes its place
 On chip    one number a thread: nothing is shared, so what two threads need is read twice
@@ -33,14 +33,14 @@ from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, seen_keys, sees
 from numba_flash.traffic import Traffic
 
-CONFIGS = [8]  # warps of a block
+CONFIGS = [(4, LANES)]  # rows of P of a block, lanes of each; a thread of the products owns one element
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why these kernels cannot solve the problem on the device; empty if they can."""
-    (warps,) = CONFIGS
+    ((rows, lanes),) = CONFIGS
     elements = problem.B * problem.Hq * problem.Nq * max(problem.Nk, problem.dv)
-    return plain_reasons(problem, cdiv(elements, LANES * warps))
+    return plain_reasons(problem, cdiv(elements, rows * lanes))
 
 
 @cache
@@ -70,33 +70,33 @@ def make_attention_naive_scores(dtype: str, threads: int) -> Kernel:
 
 
 @cache
-def make_attention_naive_softmax(dtype: str, warps: int) -> Kernel:
+def make_attention_naive_softmax(dtype: str, rows: int, lanes: int) -> Kernel:
     """P = softmax(S) in the place of S, and LSE."""
     n = number(dtype)
     REAL, ZERO, ONE, NEG_INF, exp = n.real, n.zero, n.one, n.neg_inf, n.exp
-    row_max, row_sum = make_row_max(LANES), make_row_sum(LANES)
+    row_max, row_sum = make_row_max(lanes), make_row_sum(lanes)
 
     def attention_naive_softmax(S, LSE, sizes):
         B, Hq, Hk, Nq, Nk, d, dv = sizes
-        lane, row = cuda.threadIdx.x % LANES, cuda.blockIdx.x * warps + cuda.threadIdx.x // LANES
+        lane, row = cuda.threadIdx.x % lanes, cuda.blockIdx.x * rows + cuda.threadIdx.x // lanes
         if row < B * Hq * Nq:
             s = global_view(S, row * Nk, REAL)
             m = NEG_INF
-            for j in range(lane, Nk, LANES):  # (1)
+            for j in range(lane, Nk, lanes):  # (1)
                 m = max(m, s[j])
             m = row_max(m)
             pivot = ZERO if m == NEG_INF else m  # a row that sees nothing: e^(-inf - 0) = 0, not NaN
             l = ZERO
-            for j in range(lane, Nk, LANES):  # (2)
+            for j in range(lane, Nk, lanes):  # (2)
                 l += exp(s[j] - pivot)
             l = row_sum(l)
             divisor = ONE if l == ZERO else l
-            for j in range(lane, Nk, LANES):  # (3)
+            for j in range(lane, Nk, lanes):  # (3)
                 s[j] = exp(s[j] - pivot) / divisor
             if lane == 0:
                 global_view(LSE, 0, REAL)[row] = m + REAL(math.log(divisor))
 
-    return Kernel(attention_naive_softmax, LANES * warps)
+    return Kernel(attention_naive_softmax, rows * lanes)
 
 
 @cache
@@ -126,19 +126,18 @@ def make_attention_naive_product(dtype: str, threads: int) -> Kernel:
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous, and S, their scratch."""
-    (warps,) = CONFIGS
-    threads = LANES * warps
-    rows = problem.B * problem.Hq * problem.Nq
+    ((rows, lanes),) = CONFIGS
+    threads, queries = rows * lanes, problem.B * problem.Hq * problem.Nq
     S = empty(x.q, (problem.B, problem.Hq, problem.Nq, problem.Nk), problem.real)
     sizes, band, scale = plain_arguments(problem)
-    scores = (x.q, x.q.strides, x.k, x.k.strides, Written(S), sizes, band, scale)
-    product = (S, x.v, x.v.strides, Written(o), sizes, band)
+    scores = make_attention_naive_scores(problem.dtype, threads)
+    softmax = make_attention_naive_softmax(problem.real, rows, lanes)
+    product = make_attention_naive_product(problem.dtype, threads)
+    inputs = (x.q, x.q.strides, x.k, x.k.strides)
     return [
-        Launch(make_attention_naive_scores(problem.dtype, threads), cdiv(rows * problem.Nk, threads), scores),
-        Launch(
-            make_attention_naive_softmax(problem.real, warps), cdiv(rows, warps), (Written(S), Written(lse), sizes)
-        ),
-        Launch(make_attention_naive_product(problem.dtype, threads), cdiv(rows * problem.dv, threads), product),
+        Launch(scores, cdiv(queries * problem.Nk, threads), (*inputs, Written(S), sizes, band, scale)),
+        Launch(softmax, cdiv(queries, rows), (Written(S), Written(lse), sizes)),
+        Launch(product, cdiv(queries * problem.dv, threads), (S, x.v, x.v.strides, Written(o), sizes, band)),
     ]
 
 

@@ -3,7 +3,7 @@
 Paper      Ye 2023, From Online Softmax to FlashAttention; the online softmax is Milakov 2018, arXiv:1805.02867
            m_j = max(m_(j-1), x_j), l_j = l_(j-1) e^(m_(j-1) - m_j) + e^(x_j - m_j) over all keys, then
            a_j = e^(x_j - m_N) / l_N (6) and o_j = o_(j-1) + a_j v_j (7) over all keys; l is the paper's d'
-Grid       (cdiv(B*Hq*Nq, WARPS),)     Threads 32 * WARPS: a warp owns a query, its lanes every 32nd column of q and o
+Grid       (cdiv(B*Hq*Nq, 4),)     Threads 128: a warp owns a query, its lanes every 32nd column of q and o
 Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
 On chip    q, o, m, l in registers: d/32 + dv/32 + 2 numbers a lane; nothing shared, no barrier
 Invariant  first pass: m = max x, l = sum e^(x - m) over the keys <= j; second: o = sum of a v over the keys <= j
@@ -31,28 +31,28 @@ from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, seen_keys
 from numba_flash.traffic import Traffic
 
-CONFIGS = [4]  # warps of a block
+CONFIGS = [(4, LANES)]  # queries of a block, lanes of each
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
-    (warps,) = CONFIGS
-    return plain_reasons(problem, cdiv(problem.B * problem.Hq * problem.Nq, warps))
+    ((rows, _),) = CONFIGS
+    return plain_reasons(problem, cdiv(problem.B * problem.Hq * problem.Nq, rows))
 
 
 @cache
-def make_attention_two_pass(dtype: str, D: int, DV: int, warps: int) -> Kernel:
-    """The kernel for one storage dtype, head dimensions of at most D and DV, and so many queries a block."""
+def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) -> Kernel:
+    """The kernel for one storage dtype, head dimensions of at most D and DV, and so many queries a block, lanes a query."""
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF, exp = n.stored, n.real, n.zero, n.one, n.neg_inf, n.exp
-    Q_PIECES, O_PIECES = D // LANES, DV // LANES
-    load_q, dot_q = make_load_row(dtype, Q_PIECES), make_dot_row(dtype, Q_PIECES)
-    add_v, write_o = make_add_row(dtype, O_PIECES), make_write_row(dtype, O_PIECES)
+    Q_PIECES, O_PIECES = D // lanes, DV // lanes
+    load_q, dot_q = make_load_row(dtype, lanes, Q_PIECES), make_dot_row(dtype, lanes, Q_PIECES)
+    add_v, write_o = make_add_row(dtype, lanes, O_PIECES), make_write_row(dtype, lanes, O_PIECES)
 
     def attention_two_pass(Q, Q_strides, K, K_strides, V, V_strides, O, LSE, sizes, band, scale):
         B, Hq, Hk, Nq, Nk, d, dv = sizes
         first, last = band
-        lane, row = cuda.threadIdx.x % LANES, cuda.blockIdx.x * warps + cuda.threadIdx.x // LANES
+        lane, row = cuda.threadIdx.x % lanes, cuda.blockIdx.x * rows + cuda.threadIdx.x // lanes
         bh, i = row // Nq, row % Nq
         b, h = bh // Hq, bh % Hq
         if b < B:
@@ -80,15 +80,15 @@ def make_attention_two_pass(dtype: str, D: int, DV: int, warps: int) -> Kernel:
             if lane == 0:
                 global_view(LSE, 0, REAL)[row] = NEG_INF if l == ZERO else m + REAL(math.log(l))
 
-    return Kernel(attention_two_pass, LANES * warps)
+    return Kernel(attention_two_pass, lanes * rows)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launch that writes o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
-    (warps,) = CONFIGS
-    kernel = make_attention_two_pass(problem.dtype, padded_width(problem.d), padded_width(problem.dv), warps)
+    ((rows, lanes),) = CONFIGS
+    kernel = make_attention_two_pass(problem.dtype, padded_width(problem.d), padded_width(problem.dv), rows, lanes)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
-    grid = cdiv(problem.B * problem.Hq * problem.Nq, warps)
+    grid = cdiv(problem.B * problem.Hq * problem.Nq, rows)
     return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *plain_arguments(problem)))]
 
 
