@@ -9,6 +9,7 @@ from typing import Any
 
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
+from numba_flash.kernels.arguments import visible_pairs
 from numba_flash.problem import AttentionProblem, MatmulProblem, Reasons
 from numba_flash.simulator import SIMULATED
 
@@ -17,12 +18,12 @@ FORWARD, BACKWARD, MATMUL = "flash_attention", "flash_attention_backward", "matm
 
 def forward_flops(p: AttentionProblem) -> int:
     """Two products over the visible pairs: S = QK^T and O = PV."""
-    return 2 * p.visible_pairs * (p.d + p.dv)
+    return 2 * visible_pairs(p) * (p.d + p.dv)
 
 
 def backward_flops(p: AttentionProblem) -> int:
     """Five products over the visible pairs: S, dP, dV, dQ, dK."""
-    return 2 * p.visible_pairs * (3 * p.d + 2 * p.dv)
+    return 2 * visible_pairs(p) * (3 * p.d + 2 * p.dv)
 
 
 def matmul_flops(p: MatmulProblem) -> int:

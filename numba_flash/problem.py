@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from numba_flash.arrays import Array, fold_leading, read
-from numba_flash.tiling import band, seen_keys
+from numba_flash.tiling import band
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -88,12 +88,6 @@ class AttentionProblem:
     def real(self) -> str:
         """The dtype of arithmetic and of LSE."""
         return real_of(self.dtype)
-
-    @property
-    def visible_pairs(self) -> int:
-        """How many (query, key) pairs the band keeps, over all heads."""
-        ranges = (seen_keys(i, self.Nk, self.first, self.last) for i in range(self.Nq))
-        return self.B * self.Hq * sum(end - begin for begin, end in ranges)
 
 
 @dataclass(frozen=True)

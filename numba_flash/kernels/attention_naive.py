@@ -26,7 +26,7 @@ from numba_flash.device.number import number
 from numba_flash.device.rows import LANES
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons, visible_pairs
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
@@ -143,7 +143,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
     """The card's Traffic in bytes, exact for all sizes."""
-    stored, real, pairs = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.visible_pairs
+    stored, real, pairs = ITEMSIZE[p.dtype], ITEMSIZE[p.real], visible_pairs(p)
     rows = p.B * p.Hq * p.Nq
     scores = Traffic(pairs * 2 * p.d * stored, rows * p.Nk * real)
     softmax = Traffic(3 * rows * p.Nk * real, rows * (p.Nk + 1) * real)

@@ -24,7 +24,7 @@ from numba_flash.config import Device
 from numba_flash.device.number import number
 from numba_flash.device.rows import LANES, make_add_row, make_dot_row, make_load_row, make_write_row
 from numba_flash.device.tiles import fill, head
-from numba_flash.kernels.arguments import padded_width, plain_arguments, plain_reasons
+from numba_flash.kernels.arguments import padded_width, plain_arguments, plain_reasons, visible_pairs
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
@@ -95,4 +95,4 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
     """The card's Traffic in bytes, exact for all sizes."""
     stored, real, rows = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.B * p.Hq * p.Nq
-    return Traffic((rows * p.d + p.visible_pairs * (2 * p.d + p.dv)) * stored, rows * (p.dv * stored + real))
+    return Traffic((rows * p.d + visible_pairs(p) * (2 * p.d + p.dv)) * stored, rows * (p.dv * stored + real))

@@ -24,7 +24,7 @@ from numba_flash.config import Device, Tiles
 from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, strides_of
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, strides_of, visited_tiles
 from numba_flash.kernels.passes import delta as delta_pass
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
@@ -152,14 +152,17 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
     """The card's Traffic in bytes, without dLSE: exact for whole tiles without a band."""
     t, stored, real = plain_tiles(CONFIGS, p), ITEMSIZE[p.dtype], ITEMSIZE[p.real]
-    rows, keys, Tc, Tr = p.B * p.Hq * p.Nq, p.B * p.Hk * p.Nk, cdiv(p.Nk, t.Bc), cdiv(p.Nq, t.Br)
-    pairs, tiles, both = rows * p.Nk, p.B * p.Hq * Tr * Tc, p.d + p.dv
+    rows, Tc, tiles, both = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), visited_tiles(p, t), p.d + p.dv
+    keys = p.B * p.Hk * p.Nk
     delta = Traffic(rows * 2 * p.dv * stored, rows * real)
-    loops = Traffic(
-        (keys + Tc * rows) * both * stored + Tc * rows * (p.d + 2 * t.CG) * real,
-        Tc * rows * p.d * real + keys * both * stored,
-        ((2 * both * pairs + 2 * both * pairs + 2 * p.d * pairs) + (tiles * t.Bc + keys) * both) * real,
-        (2 * Tc * p.B * p.Hk * t.Bc * 2 * t.D + tiles * (2 * t.Br * t.D + 2 * t.Br * t.Bc + t.Bc * both)) * real,
-    )
     dq = Traffic(rows * p.d * real, rows * p.d * (real + stored))
-    return delta + loops + dq
+    key_tiles = Traffic(
+        keys * both * stored, keys * both * stored, keys * both * real, p.B * p.Hk * Tc * 4 * t.Bc * t.D * real
+    )
+    score_tiles = Traffic(
+        tiles * t.Br * (both * stored + (p.d + 2 * t.CG) * real),
+        tiles * t.Br * p.d * real,
+        tiles * (t.Br * t.Bc * (4 * both + 2 * p.d) + t.Bc * both) * real,
+        tiles * (2 * t.Br * (t.D + t.Bc) + t.Bc * both) * real,
+    )
+    return delta + dq + key_tiles + score_tiles

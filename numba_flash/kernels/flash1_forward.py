@@ -25,7 +25,7 @@ from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visited_tiles
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
@@ -138,15 +138,15 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 
 
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes, exact for whole tiles without a band."""
+    """The card's Traffic in bytes: exact for whole tiles without a band, else as if all of a visited tile were there."""
     t, stored, real = plain_tiles(CONFIGS, p), ITEMSIZE[p.dtype], ITEMSIZE[p.real]
-    rows, Tc, Tr = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), cdiv(p.Nq, t.Br)
-    pairs, tiles, both = rows * p.Nk, p.B * p.Hq * Tr * Tc, p.d + p.dv
+    rows, Tc, tiles, both = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), visited_tiles(p, t), p.d + p.dv
     first_and_last = Traffic(rows * (p.dv + 3) * real, rows * (p.dv * (real + stored) + 3 * real))
-    loops = Traffic(
-        (p.B * p.Hq * p.Nk * both + Tc * rows * p.d) * stored + Tc * rows * (p.dv + 2 * t.CG) * real,
-        Tc * rows * (p.dv + 2) * real,
-        pairs * (2 * both + 3) * real,
-        (p.B * p.Hq * Tc * 2 * t.Bc * t.D + tiles * t.Br * t.D + 2 * pairs) * real,
+    key_tiles = Traffic(p.B * p.Hq * p.Nk * both * stored, shared_written=p.B * p.Hq * Tc * 2 * t.Bc * t.D * real)
+    score_tiles = Traffic(
+        tiles * t.Br * (p.d * stored + (p.dv + 2 * t.CG) * real),
+        tiles * t.Br * (p.dv + 2) * real,
+        tiles * t.Br * t.Bc * (2 * both + 3) * real,
+        tiles * t.Br * (t.D + 2 * t.Bc) * real,
     )
-    return first_and_last + loops
+    return first_and_last + key_tiles + score_tiles
