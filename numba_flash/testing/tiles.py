@@ -16,7 +16,7 @@ from numba_flash.kernels.matmul_registers import MatmulTiles
 def tiny_tiles() -> Iterator[None]:
     """Run all kernels with tiles of about 8 x 8 and at most a warp: what the simulator runs fast."""
     tiles, key_tiles = Tiles(8, 8, 32, 32, 2, 8), Tiles(8, 16, 32, 32, 2, 8)
-    first = (1, 4), Tiles(8, 8, 32, 32, 1, 4), Tiles(4, 8, 32, 32, 1, 4)
+    first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
     with attention_tiles(tiles, key_tiles), matmul_tiles(4, MatmulTiles(8, 8, 4, 1, 4)), first_tiles(*first):
         yield
 
