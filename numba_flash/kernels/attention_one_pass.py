@@ -64,7 +64,10 @@ def make_attention_one_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) 
             m, l = NEG_INF, ZERO
             fill(o, O_PIECES, ZERO)
             for j in range(begin, end):
-                k, v = global_view(K, K_head + j * K_strides[2], STORED), global_view(V, V_head + j * V_strides[2], STORED)
+                k, v = (
+                    global_view(K, K_head + j * K_strides[2], STORED),
+                    global_view(V, V_head + j * V_strides[2], STORED),
+                )
                 x = dot_q(q, k, K_strides[3], d, lane) * scale
                 m_new = max(m, x)
                 l_old, p = l * exp(m - m_new), exp(x - m_new)

@@ -71,7 +71,10 @@ def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) 
 
             fill(o, O_PIECES, ZERO)
             for j in range(begin, end):
-                k, v = global_view(K, K_head + j * K_strides[2], STORED), global_view(V, V_head + j * V_strides[2], STORED)
+                k, v = (
+                    global_view(K, K_head + j * K_strides[2], STORED),
+                    global_view(V, V_head + j * V_strides[2], STORED),
+                )
                 x = dot_q(q, k, K_strides[3], d, lane) * scale
                 a = exp(x - m) / l  # (6)
                 add_v(o, ONE, a, v, V_strides[3], dv, lane)  # (7)

@@ -24,7 +24,14 @@ from numba_flash.config import Device, Tiles
 from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, strides_of, visited_tiles
+from numba_flash.kernels.arguments import (
+    plain_arguments,
+    plain_reasons,
+    plain_tiles,
+    strides_of,
+    visible_pairs,
+    visited_tiles,
+)
 from numba_flash.kernels.passes import delta as delta_pass
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
@@ -96,7 +103,10 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
             begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
             for h in range(hk * group, (hk + 1) * group):  # GQA: every query head that reads this KV head, in order
                 Qh, dOh = global_view(Q, head(Q_strides, b, h), STORED), global_view(dO, head(dO_strides, b, h), STORED)
-                LSEh, delta_h = global_view(LSE, head(LSE_strides, b, h), REAL), global_view(delta, (b * Hq + h) * Nq, REAL)
+                LSEh, delta_h = (
+                    global_view(LSE, head(LSE_strides, b, h), REAL),
+                    global_view(delta, (b * Hq + h) * Nq, REAL),
+                )
                 dQh = global_view(dQ, (b * Hq + h) * Nq * d, REAL)
                 for i in range(begin, end):  # line 9
                     cuda.syncthreads()  # everyone has read the last Qi, dOi, P, dS before they change
@@ -150,7 +160,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
 
 
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes, without dLSE: exact for whole tiles without a band."""
+    """The card's Traffic in bytes, without dLSE, exact for whole tiles."""
     t, stored, real = plain_tiles(CONFIGS, p), ITEMSIZE[p.dtype], ITEMSIZE[p.real]
     rows, Tc, tiles, both = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), visited_tiles(p, t), p.d + p.dv
     keys = p.B * p.Hk * p.Nk
@@ -159,10 +169,11 @@ def traffic(p: AttentionProblem, device: Device) -> Traffic:
     key_tiles = Traffic(
         keys * both * stored, keys * both * stored, keys * both * real, p.B * p.Hk * Tc * 4 * t.Bc * t.D * real
     )
+    products = visible_pairs(p) * 2 * both + tiles * t.Br * t.Bc * 2 * (p.d + both)  # a number of each operand a term
     score_tiles = Traffic(
         tiles * t.Br * (both * stored + (p.d + 2 * t.CG) * real),
         tiles * t.Br * p.d * real,
-        tiles * (t.Br * t.Bc * (4 * both + 2 * p.d) + t.Bc * both) * real,
+        (products + tiles * t.Bc * both) * real,
         tiles * (2 * t.Br * (t.D + t.Bc) + t.Bc * both) * real,
     )
     return delta + dq + key_tiles + score_tiles

@@ -15,6 +15,7 @@ Traffic    K, V once for each query head; Q, O, l, m once for each of Tc key blo
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 from numba import cuda
@@ -25,7 +26,7 @@ from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visited_tiles
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visible_pairs, visited_tiles
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
@@ -99,12 +100,12 @@ def make_flash1_forward(tiles: Tiles, dtype: str) -> Kernel:
                 m_ij, l_ij = NEG_INF, ZERO
                 for x in range(c, Bc, CG):  # lines 9 and 10: S, m~ = rowmax(S)
                     seen = row < Nq and sees(row, j * Bc + x, Nk, first, last)
-                    P[r, x] = dot_abt(Qi, r, Kj, x, d) * scale if seen else NEG_INF
-                    m_ij = max(m_ij, P[r, x])
+                    s = dot_abt(Qi, r, Kj, x, d) * scale if seen else NEG_INF
+                    P[r, x], m_ij = s, max(m_ij, s)
                 m_ij = row_max(m_ij)
                 for x in range(c, Bc, CG):  # line 10: P~ = e^(S - m~), l~ = rowsum(P~)
-                    P[r, x] = ZERO if m_ij == NEG_INF else exp(P[r, x] - m_ij)
-                    l_ij += P[r, x]
+                    p = ZERO if m_ij == NEG_INF else exp(P[r, x] - m_ij)
+                    P[r, x], l_ij = p, l_ij + p
                 l_ij = row_sum(l_ij)
                 cuda.syncwarp()  # a row of P is written by the lanes of one warp and read by them alone
                 if l_ij > ZERO:
@@ -138,15 +139,16 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 
 
 def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes: exact for whole tiles without a band, else as if all of a visited tile were there."""
+    """The card's Traffic in bytes, exact for whole tiles."""
     t, stored, real = plain_tiles(CONFIGS, p), ITEMSIZE[p.dtype], ITEMSIZE[p.real]
     rows, Tc, tiles, both = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), visited_tiles(p, t), p.d + p.dv
+    tile_rows, seeing_rows = tiles * t.Br, visited_tiles(p, replace(t, Br=1))
     first_and_last = Traffic(rows * (p.dv + 3) * real, rows * (p.dv * (real + stored) + 3 * real))
     key_tiles = Traffic(p.B * p.Hq * p.Nk * both * stored, shared_written=p.B * p.Hq * Tc * 2 * t.Bc * t.D * real)
     score_tiles = Traffic(
-        tiles * t.Br * (p.d * stored + (p.dv + 2 * t.CG) * real),
-        tiles * t.Br * (p.dv + 2) * real,
-        tiles * t.Br * t.Bc * (2 * both + 3) * real,
-        tiles * t.Br * (t.D + 2 * t.Bc) * real,
+        tile_rows * (p.d * stored + 2 * t.CG * real) + seeing_rows * p.dv * real,
+        seeing_rows * (p.dv + 2) * real,
+        (visible_pairs(p) * 2 * p.d + seeing_rows * t.Bc * (1 + 2 * p.dv)) * real,
+        tile_rows * (t.D + 2 * t.Bc) * real,
     )
     return first_and_last + key_tiles + score_tiles
