@@ -78,7 +78,7 @@ LADDER = (
     Rung("attention_naive", "numba_flash.kernels.attention_naive", FORWARD, "attention_naive",
          "nothing is saved: S, P and O in global memory", "Dao 2022, arXiv:2205.14135, Alg. 0", SIMT, forward_flops),
     Rung("attention_two_pass", "numba_flash.kernels.attention_two_pass", FORWARD, "attention_two_pass",
-         "no S in memory: each score is computed twice", "Ye 2023; Milakov 2018, arXiv:1805.02867", SIMT, forward_flops),
+         "no S in memory: scores are computed twice", "Milakov 2018, arXiv:1805.02867; Ye 2023", SIMT, forward_flops),
     Rung("attention_one_pass", "numba_flash.kernels.attention_one_pass", FORWARD, "attention_one_pass",
          "o' is right for the keys met so far: one pass", "Ye 2023", SIMT, forward_flops),
     Rung("flash1_forward", "numba_flash.kernels.flash1_forward", FORWARD, "flash1",

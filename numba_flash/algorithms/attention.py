@@ -1,4 +1,4 @@
-"""Attention from its formula to one pass over the keys, a query at a time: Ye 2023, From Online Softmax to FlashAttention.
+"""Attention from its formula to one pass over the keys: Ye 2023, From Online Softmax to FlashAttention.
 
 `l` is what that text calls d'.
 """

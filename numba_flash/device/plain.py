@@ -33,7 +33,7 @@ def make_load(dtype: str, rows: int, columns: int, threads: int):
 
 @cache
 def make_dots(dtype: str):
-    """Make the three dot products of shared tiles: dot_abt, dot_ab and dot_atb give one element of A B^T, A B, A^T B."""
+    """Make dot_abt, dot_ab and dot_atb(A, r, B, c, depth): element (r, c) of A B^T, A B and A^T B, of shared tiles."""
     ZERO = number(dtype).zero
 
     @device

@@ -1,7 +1,8 @@
 """A row of a matrix over the lanes of a warp: element c lives in lane c % lanes, neighbouring elements side by side.
 
-There are 32 lanes; in the simulator, where lanes take turns, a block of fewer threads is one short warp. A lane holds `pieces` elements in a local array, zeros beyond the row's width. All loops over them have constant trip
-counts, so the compiler unrolls them and the local array becomes registers.
+A lane holds `pieces` elements in a local array, zeros beyond the row's width. All loops over them have constant trip
+counts, so the compiler unrolls them and the local array becomes registers. There are 32 lanes; in the simulator, where
+lanes take turns, a block of fewer threads is one short warp.
 """
 
 from __future__ import annotations

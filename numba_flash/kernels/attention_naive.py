@@ -9,8 +9,8 @@ On chip    one number a thread: nothing is shared, so what two threads need is r
 Invariant  in the product's loop, o = sum of p v over the keys < j
 Units      s, m, LSE in nats, scale applied
 Edges      a key outside the band: s = -inf, p = 0, and its V is not read; a row that sees no key: O = 0, LSE = -inf
-Traffic    2 d + dv reads of Q, K, V for each visible pair; each of Nq*Nk elements of S is written twice and read 3 times,
-           those that a row sees dv times more
+Traffic    reads 2 d + dv numbers of Q, K, V for each visible pair; S: Nq*Nk numbers a head are written twice and read
+           three times, those of visible pairs dv times more; writes O and LSE once
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention in one pass over the keys.        New here: o' is always right for the keys met so far, so one pass is enough.
+"""Attention in one pass over the keys.        New here: o' is right for the keys met so far: one pass is enough.
 
 Paper      Ye 2023, From Online Softmax to FlashAttention: the recurrence under FlashAttention; l is the paper's d'
            m_j = max(m_(j-1), x_j), l_j = l_(j-1) e^(m_(j-1) - m_j) + e^(x_j - m_j),
@@ -42,7 +42,7 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 
 @cache
 def make_attention_one_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) -> Kernel:
-    """The kernel for one storage dtype, head dimensions of at most D and DV, and so many queries a block, lanes a query."""
+    """The kernel for one storage dtype, head dimensions of at most D and DV, queries a block and lanes a query."""
     n = number(dtype)
     STORED, REAL, ZERO, NEG_INF, exp = n.stored, n.real, n.zero, n.neg_inf, n.exp
     Q_PIECES, O_PIECES = D // lanes, DV // lanes

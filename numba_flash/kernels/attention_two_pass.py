@@ -1,4 +1,4 @@
-"""Attention in two passes over the keys.        New here: no S in memory; a score is computed where it is needed, twice.
+"""Attention in two passes over the keys.        New here: no S in memory: a score is computed wherever it is needed.
 
 Paper      Ye 2023, From Online Softmax to FlashAttention; the online softmax is Milakov 2018, arXiv:1805.02867
            m_j = max(m_(j-1), x_j), l_j = l_(j-1) e^(m_(j-1) - m_j) + e^(x_j - m_j) over all keys, then
@@ -42,7 +42,7 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 
 @cache
 def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) -> Kernel:
-    """The kernel for one storage dtype, head dimensions of at most D and DV, and so many queries a block, lanes a query."""
+    """The kernel for one storage dtype, head dimensions of at most D and DV, queries a block and lanes a query."""
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF, exp = n.stored, n.real, n.zero, n.one, n.neg_inf, n.exp
     Q_PIECES, O_PIECES = D // lanes, DV // lanes

@@ -5,8 +5,8 @@ Grid       (B*Hk,)     Threads Br * CG: thread (r, c) owns row r of a tile and i
 Shapes     dO (B, Hq, Nq, dv), Q, K, V, LSE as in the forward, any strides; delta (B, Hq, Nq) contiguous
            -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous
            dQ grows in global memory in float32 (float64), in its own place or in scratch
-On chip    | Kj Bc x D | Vj Bc x D | dKj Bc x D | dVj Bc x D | Qi Br x D | dOi Br x D | P Br x Bc | dS Br x Bc |   shared,
-           in float32 (float64), rows padded by one element
+On chip    | Kj Bc x D | Vj Bc x D | dKj Bc x D | dVj Bc x D | Qi Br x D | dOi Br x D | P Br x Bc | dS Br x Bc |
+           shared, in float32 (float64), rows padded by one element
 Invariant  after tile (i, j): dKj, dVj hold the sums over the query blocks met so far, rows i of dQ over the key blocks
 Units      s, LSE in nats, scale applied
 Edges      a pair that is not seen: P = dS = 0; a block owns all query heads of a KV head: no atomics, equal bits

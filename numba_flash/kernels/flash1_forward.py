@@ -1,4 +1,4 @@
-"""FlashAttention forward.        New here: tiles of Q, K, V in shared memory; a tile of K, V is read once for all queries.
+"""FlashAttention forward.        New here: tiles in shared memory; one of K and V is read once for all queries.
 
 Paper      Dao et al. 2022, arXiv:2205.14135, Algorithm 1; its M is 48 KB, what every GPU gives a block unasked
 Grid       (B*Hq,)     Threads Br * CG: thread (r, c) owns row r of a tile and its columns c, c + CG, c + 2 CG...
@@ -9,7 +9,7 @@ Invariant  after tile (i, j): for the rows of block i, O is the attention over t
 Units      s, m, LSE in nats, scale applied
 Edges      a tile that a row sees nothing of leaves its O, l, m as they are; one that nobody sees is left out;
            a row that sees no key: O = 0, LSE = -inf
-Traffic    K, V once for each query head; Q, O, l, m once for each of Tc key blocks: the next rung turns the loops around
+Traffic    reads K, V once a query head; reads Q, and reads and writes O, l, m, once for each of Tc key blocks
 """
 
 from __future__ import annotations
