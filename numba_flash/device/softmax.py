@@ -20,14 +20,7 @@ def make_online_softmax(CG: int, TM: int, TN: int, dtype: str):
     """
     N = number(dtype)
     ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
-
-    @device
-    def row_max(x):
-        step = 1
-        while step < CG:
-            x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
-            step *= 2
-        return x
+    row_max = make_row_max(CG)
 
     @device
     def online_softmax(s, m, l, alpha):
@@ -45,6 +38,21 @@ def make_online_softmax(CG: int, TM: int, TN: int, dtype: str):
                 l[r] += s[r * TN + c]
 
     return online_softmax
+
+
+@cache
+def make_row_max(CG: int):
+    """Make row_max(x): the largest x of the CG neighbouring lanes that share a row."""
+
+    @device
+    def row_max(x):
+        step = 1
+        while step < CG:
+            x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
+            step *= 2
+        return x
+
+    return row_max
 
 
 @cache

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numba_flash.reference import Array
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase, matmul_cases
 from numba_flash.testing.softmax import SoftmaxCase, softmax_cases
-from numba_flash.testing.strategies import attention_cases
+from numba_flash.testing.strategies import OPTIONS, SCORE_OPTIONS, attention_cases
 
 ALIGNMENT = 16
 
@@ -54,6 +54,10 @@ class Backend:
     name : str
     kernel : str
         The `kernel=` of attention.
+    backward : str
+        The `kernel=` of its gradient, where it is another one.
+    options : names of `strategies.OPTIONS`
+        Which ones the kernel takes.
     products : names
         The kernels of matmul.
     softmaxes : names
@@ -74,6 +78,8 @@ class Backend:
     sizes: Mapping[str, Any]
     product_sizes: Mapping[str, Any]
     row_sizes: Mapping[str, Any]
+    backward: str = ""
+    options: Set[str] = OPTIONS
     to_device: Callable[[Array], Any] = unchanged
     to_numpy: Callable[[Any], Array] = unchanged
 
@@ -85,7 +91,12 @@ class Backend:
 
     def cases(self, **restrictions: Any) -> SearchStrategy[Case]:
         """Cases of sizes that suit this backend; arguments of `attention_cases` restrict them."""
-        return attention_cases(**{**self.sizes, **restrictions})
+        options = self.options & set(restrictions.pop("options", OPTIONS))
+        return attention_cases(**{**self.sizes, "options": options, **restrictions})
+
+    def before_flash2(self, kernel: str, backward: str) -> Backend:
+        """The same with an older rung of attention, and the rung or family of its gradient."""
+        return replace(self, kernel=kernel, backward=backward, options=OPTIONS - SCORE_OPTIONS)
 
     def matmul_cases(self, **restrictions: Any) -> SearchStrategy[MatmulCase]:
         """The same for matrix products."""
@@ -113,7 +124,8 @@ class Backend:
         options = self.options_to_device(options)
         o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=self.kernel)
         dlse = None if dlse is None else self.to_device(dlse)
-        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=self.kernel)
+        backward = self.backward or self.kernel
+        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=backward)
         return tuple(self.to_numpy(x) for x in (o, lse, *gradients))
 
     def merge(self, *parts: Array) -> tuple[Array, ...]:
