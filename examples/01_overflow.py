@@ -9,7 +9,7 @@
 import numpy as np
 from pictures import picture
 
-from numba_flash import reference
+from numba_flash import reference, softmax
 
 # %% [markdown]
 # ## The naive formula
@@ -79,9 +79,18 @@ errors = {"naive": [], "safe": []}
 print(f"\nsoftmax of {x} + c, largest error")
 print(f"{'c':>7} {'naive':>10} {'safe':>10}")
 for c in shifts:
-    for name, softmax in (("naive", naive_softmax), ("safe", safe_softmax)):
-        errors[name].append(float(np.abs(softmax(x + c) - exact).max()))
+    for name, formula in (("naive", naive_softmax), ("safe", safe_softmax)):
+        errors[name].append(float(np.abs(formula(x + c) - exact).max()))
     print(f"{c:7} {errors['naive'][-1]:10.1e} {errors['safe'][-1]:10.1e}")
+
+# %% [markdown]
+# ## In the library
+# `numba_flash.softmax` is safe on every rung. On a GPU, softmax_safe runs the three passes above, a block of threads for
+# each row, and softmax_online needs two (script 2).
+
+# %%
+library = softmax(x + 1000)
+print(f"\nnumba_flash.softmax(x + 1000) = {library}")
 
 
 # %%
@@ -89,8 +98,8 @@ def draw(plt):
     """The error of both formulas against the shift; where a curve ends, the result is NaN."""
     c = np.linspace(-120, 110, 1000, dtype=np.float32)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for name, softmax in (("naive", naive_softmax), ("safe", safe_softmax)):
-        axes.semilogy(c, [np.abs(softmax(x + shift) - exact).max() for shift in c], ".", markersize=2, label=name)
+    for name, formula in (("naive", naive_softmax), ("safe", safe_softmax)):
+        axes.semilogy(c, [np.abs(formula(x + shift) - exact).max() for shift in c], ".", markersize=2, label=name)
     axes.axvline(limits["float32"][0], color="black", linewidth=1, label="88.72")
     axes.set(xlabel="c", ylabel="largest error of softmax(x + c)", title="float32 softmax of the same numbers, moved")
     axes.legend()

@@ -16,6 +16,7 @@ import numpy as np
 from pictures import picture
 
 from numba_flash import reference
+from numba_flash.algorithms import softmax_online
 
 
 def online_sums(x):
@@ -75,6 +76,17 @@ for name, row in rows.items():
     steps[name] = len(np.unique(m))
     errors[name] = float(np.abs(online_softmax(row) - reference.softmax(row.astype(np.float64))).max())
     print(f"{name:14} {steps[name]:10} {errors[name]:14.1e}")
+
+# %% [markdown]
+# ## In the library
+# On a GPU, T threads share a row: thread t meets x_t, x_(t+T), ... and has m and d' of its own; then the pairs of all
+# threads are merged, two by two. Why that is allowed is script 4. NumPy's algorithm has the name of the kernel.
+
+# %%
+row = rows["noise, rising"]
+exact = reference.softmax(row.astype(np.float64))
+by_threads = {T: float(np.abs(softmax_online(row[None], T)[0] - exact).max()) for T in (1, 32, 256)}
+print("\nsoftmax_online: " + ", ".join(f"{T} threads, error {error:.1e}" for T, error in by_threads.items()))
 
 
 # %%

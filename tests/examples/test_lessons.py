@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,12 +62,13 @@ def test_overflow(lesson, capsys):
     assert max(safe) < 1e-7
     for c, error in zip(script.shifts, naive, strict=True):
         assert np.isnan(error) if c > 88.73 or c < -103.9 else error > 0.1 if c == 88.5 else error < 1e-7
+    np.testing.assert_allclose(script.library, script.exact, rtol=1e-6)
     assert "88.72" in capsys.readouterr().out
 
 
 def test_online_softmax(lesson):
     script = lesson("02_online_softmax.py")
-    assert script.error < 1e-7 and max(script.errors.values()) < 1e-6
+    assert script.error < 1e-7 and max([*script.errors.values(), *script.by_threads.values()]) < 1e-6
     assert script.d_online[-1] == pytest.approx(script.d_safe[-1], rel=1e-6)
     assert script.steps["rising"] == 512 and script.steps["falling"] == 1
     for row in script.rows.values():
@@ -76,7 +78,7 @@ def test_online_softmax(lesson):
 
 def test_two_passes_then_one(lesson):
     script = lesson("03_two_passes_then_one.py")
-    assert script.difference_two < 1e-13 and script.difference_one < 1e-13
+    assert script.difference_two < 1e-13 and script.difference_one < 1e-13 and max(script.library) < 1e-13
     assert np.abs(script.o[:-1] - script.prefixes[:-1]).max() > 0.1  # o_i is no mean before the end, o'_i is
     assert np.abs(script.o_prime).max() <= np.abs(script.V).max()
 
@@ -108,7 +110,27 @@ def test_loop_order(lesson):
     counts = script.moved["causal", "FlashAttention-1"], script.moved["causal", "FlashAttention-2"]
     assert [count["K, V read"] for count in counts] == [12, 78]
     assert [count["O, l, m written"] for count in counts] == [78, 12]
+    assert max(script.differences.values()) < 1e-13
     assert script.longest_first == 21 < script.shortest_first == 24
+
+
+@pytest.mark.parametrize("name, once_a_tile", [("flash1", "hide"), ("flash2", "all_visible")])
+def test_loop_order_is_that_of_the_algorithms(lesson, monkeypatch, name, once_a_tile):
+    """Each algorithm asks once a tile which of its scores count."""
+    script = lesson("06_loop_order.py")
+    module = import_module(f"numba_flash.algorithms.{name}")
+    original, visited = getattr(module, once_a_tile), []
+
+    def recording(*arguments):
+        row, col = arguments[:2] if name == "flash2" else arguments[1:3]
+        visited.append((row // script.Br, col // script.Bc))
+        return original(*arguments)
+
+    monkeypatch.setattr(module, once_a_tile, recording)
+    for mask, (first, last) in script.MASKS.items():
+        visited.clear()
+        getattr(module, f"{name}_forward")(script.Q, script.K, script.V, script.Br, script.Bc, 0.25, first, last)
+        assert visited == script.orders[mask][name.replace("flash", "FlashAttention-")]
 
 
 def test_traffic(lesson):
