@@ -85,8 +85,8 @@ for c in shifts:
 
 # %% [markdown]
 # ## In the library
-# `numba_flash.softmax` is safe on every rung. On a GPU, softmax_safe runs the three passes above, a block of threads for
-# each row, and softmax_online needs two (script 2).
+# `numba_flash.softmax` is safe on every rung. On a GPU, softmax_safe runs the three passes above, a block of threads a
+# row, and softmax_online needs two (script 2).
 
 # %%
 library = softmax(x + 1000)
