@@ -87,7 +87,7 @@ def measure_strides(steps, count):
     table = (np.arange(1024, dtype=np.uint32) + 32) % 1024
     x = cuda.to_device(np.arange(count * max(STRIDES), dtype=np.uint32))
     on_device = cuda.to_device(table)
-    threads = 1024 if ON_GPU else WARP
+    threads, block = (1024, 256) if ON_GPU else (WARP, WARP)
     found = {}
     for stride in STRIDES:
         places, out = cuda.to_device(np.zeros(threads, np.uint32)), cuda.to_device(np.zeros(count, np.uint32))
@@ -96,7 +96,7 @@ def measure_strides(steps, count):
             walk_with_stride[1, threads](on_device, stride, steps, places)
 
         def copy(_, stride=stride, out=out):
-            copy_with_stride[count // 32, 32](x, stride, out)
+            copy_with_stride[count // block, block](x, stride, out)
 
         walk(0)
         copy(0)
