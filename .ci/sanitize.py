@@ -23,7 +23,10 @@ attention("float16", 128, 70, 65)
 attention("float64", 32, 40, 70, causal=True)
 bias, mask = cp.asarray(rng.standard_normal((70, 90)), "float32"), cp.asarray(rng.random((70, 90)) > 0.3)
 attention("float32", 64, 70, 90, bias=bias, mask=mask, softcap=3.0, alibi_slopes=cp.asarray([0.1, 0.2], "float32"))
-for kernel in ("matmul_tiled", "matmul_registers"):
+for kernel in ("softmax_safe", "softmax_online"):
+    for N in (1, 100, 1000):
+        nf.softmax(cp.asarray(rng.standard_normal((5, N)), "float32"), kernel=kernel)
+for kernel in ("matmul_naive", "matmul_tiled", "matmul_registers"):
     for shape in ((64, 64, 64), (65, 33, 70)):
         M, K, N = shape
         nf.matmul(cp.ones((M, K), "float32"), cp.ones((K, N), "float32"), kernel=kernel)

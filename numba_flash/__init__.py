@@ -6,7 +6,8 @@ from numba_flash.ops import (
     flash_attention_vjp,
     matmul,
     merge,
+    softmax,
 )
 
-__all__ = ["flash_attention", "flash_attention_backward", "flash_attention_vjp", "matmul", "merge"]
+__all__ = ["flash_attention", "flash_attention_backward", "flash_attention_vjp", "matmul", "merge", "softmax"]
 __version__ = "0.1.0"

@@ -12,9 +12,10 @@ from rich.table import Table
 import numba_flash
 from numba_flash.arrays import gpu_count
 from numba_flash.config import SIMULATOR, Device, current_device
-from numba_flash.ladder import LADDER, MATMUL, Rung
+from numba_flash.ladder import LADDER, MATMUL, SOFTMAX, Rung
 from numba_flash.problem import AttentionProblem, MatmulProblem
 from numba_flash.simulator import SIMULATED
+from numba_flash.softmax_problem import SoftmaxProblem
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cuda-core", "llvmlite", "greenlet", "ml_dtypes", "torch")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
@@ -69,6 +70,8 @@ def example_problem(rung: Rung) -> Any:
     """A small float32 problem that any rung of an operation would take."""
     if rung.operation == MATMUL:
         return MatmulProblem(B=1, M=1024, N=1024, K=1024, dtype="float32", out_dtype="float32")
+    if rung.operation == SOFTMAX:
+        return SoftmaxProblem(B=1, M=1024, N=1024, dtype="float32")
     N = 1024
     return AttentionProblem(
         B=1, Hq=8, Hk=8, Nq=N, Nk=N, d=64, dv=64, dtype="float32", scale=0.125, first=-N, last=N

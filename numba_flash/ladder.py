@@ -9,16 +9,12 @@ from typing import Any
 
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
+from numba_flash.kernels.arguments import visible_pairs
 from numba_flash.problem import AttentionProblem, MatmulProblem, Reasons
 from numba_flash.simulator import SIMULATED
+from numba_flash.softmax_problem import SoftmaxProblem
 
-FORWARD, BACKWARD, MATMUL = "flash_attention", "flash_attention_backward", "matmul"
-
-
-def visible_pairs(p: AttentionProblem) -> int:
-    """How many (query, key) pairs the band of a problem keeps, over all heads."""
-    rows = sum(max(0, min(p.Nk - 1, i + p.last) - max(0, i + p.first) + 1) for i in range(p.Nq))
-    return p.B * p.Hq * rows
+FORWARD, BACKWARD, MATMUL, SOFTMAX = "flash_attention", "flash_attention_backward", "matmul", "softmax"
 
 
 def forward_flops(p: AttentionProblem) -> int:
@@ -34,6 +30,11 @@ def backward_flops(p: AttentionProblem) -> int:
 def matmul_flops(p: MatmulProblem) -> int:
     """A multiplication and an addition for each of M*N*K terms."""
     return 2 * p.B * p.M * p.N * p.K
+
+
+def softmax_flops(p: SoftmaxProblem) -> int:
+    """A maximum, a difference, an exponential, a sum and a quotient for each element."""
+    return 5 * p.B * p.M * p.N
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,32 @@ class Rung:
 SIMT = ("sm_75", "sm_80", "sm_90")
 
 LADDER = (
+    Rung("softmax_safe", "numba_flash.kernels.softmax_safe", SOFTMAX, "softmax_safe",
+         "three passes: max, sum, write", "Milakov & Gimelshein 2018, arXiv:1805.02867", SIMT, softmax_flops),
+    Rung("softmax_online", "numba_flash.kernels.softmax_online", SOFTMAX, "softmax_online",
+         "two passes: the sum follows the maximum", "Milakov & Gimelshein 2018, arXiv:1805.02867", SIMT, softmax_flops),
+    Rung("matmul_naive", "numba_flash.kernels.matmul_naive", MATMUL, "matmul_naive",
+         "a thread for every element", "Kirk & Hwu, PMPP ch. 3", SIMT, matmul_flops),
     Rung("matmul_tiled", "numba_flash.kernels.matmul_tiled", MATMUL, "matmul_tiled",
          "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
     Rung("matmul_registers", "numba_flash.kernels.matmul_registers", MATMUL, "matmul_registers",
          "register tiles: a thread owns 8 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
+    Rung("attention_naive", "numba_flash.kernels.attention_naive", FORWARD, "attention_naive",
+         "nothing is saved: S, P and O in global memory", "Dao 2022, arXiv:2205.14135, Alg. 0", SIMT, forward_flops),
+    Rung("attention_two_pass", "numba_flash.kernels.attention_two_pass", FORWARD, "attention_two_pass",
+         "no S in memory: scores are computed twice", "Milakov 2018, arXiv:1805.02867; Ye 2023", SIMT, forward_flops),
+    Rung("attention_one_pass", "numba_flash.kernels.attention_one_pass", FORWARD, "attention_one_pass",
+         "o' is right for the keys met so far: one pass", "Ye 2023", SIMT, forward_flops),
+    Rung("flash1_forward", "numba_flash.kernels.flash1_forward", FORWARD, "flash1",
+         "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
+    Rung("flash1_backward", "numba_flash.kernels.flash1_backward", BACKWARD, "flash1",
+         "P is recomputed from LSE, tile by tile", "Dao 2022, arXiv:2205.14135", SIMT, backward_flops),
     Rung("flash2_forward", "numba_flash.kernels.flash2_forward", FORWARD, "flash2",
          "the query loop is the grid; one LSE", "Dao 2023, arXiv:2307.08691", SIMT, forward_flops),
     Rung("flash2_backward", "numba_flash.kernels.flash2_backward", BACKWARD, "flash2",
          "P from LSE; delta; dK/dV and dQ without atomics", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
+    Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
+         "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",
          "NumPy's product", "", (), matmul_flops),
     Rung("cpu_forward", "numba_flash.cpu.cpu_forward", FORWARD, "cpu",
@@ -93,7 +112,10 @@ LADDER = (
 )  # fmt: skip
 
 # kernel="auto" takes the first of these that can run.
-FASTEST_FIRST = ("matmul_registers", "flash2_forward", "flash2_backward", "cpu_matmul", "cpu_forward", "cpu_backward")
+FASTEST_FIRST = (
+    "softmax_online", "matmul_registers", "flash2_forward", "flash2_backward",
+    "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
+)  # fmt: skip
 
 
 def device_for(problem: Any) -> Device | None:

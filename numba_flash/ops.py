@@ -11,10 +11,11 @@ import numpy as np
 from numba_flash import reference
 from numba_flash.arrays import Array, empty, give_back, gpu_count, stream_handle, to_gpu, to_host
 from numba_flash.config import current_device
-from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, Rung, check_kernel, choose
+from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
 from numba_flash.problem import AttentionRequest, Reasons, attention_request, matmul_request, merge_request
 from numba_flash.runtime import Launch, launch
 from numba_flash.simulator import SIMULATED
+from numba_flash.softmax_problem import softmax_request
 
 # The arguments that are arrays, besides q, k and v.
 ARRAYS = ("alibi_slopes", "bias", "mask", "do", "o", "lse", "dlse")
@@ -304,6 +305,53 @@ def merge(o1: Any, lse1: Any, o2: Any, lse2: Any, *, stream: Any = None) -> tupl
     return give_back(o, o1), give_back(lse, o1)
 
 
+def softmax(x: Any, *, kernel: str = "auto", stream: Any = None) -> Any:
+    r"""Softmax along the last axis.
+
+    .. math:: y_i = \frac{e^{x_i - m}}{\sum_j e^{x_j - m}}, \qquad m = \max_j x_j
+
+    Parameters
+    ----------
+    x : array (..., N)
+        float16, bfloat16, float32 or float64, in nats; any strides. 16-bit inputs compute in float32.
+    kernel : str
+        "auto", "softmax_safe", "softmax_online" or "cpu" (NumPy's formula).
+    stream : optional
+        As in `flash_attention`.
+
+    Returns
+    -------
+    array (..., N) of x's kind and dtype
+        A row of -inf gives zeros, as attention to no key does; a row with a NaN or +inf is NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x is no array of floats, has no axis or the kernel cannot run; the message lists every reason.
+
+    References
+    ----------
+    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.array([[1e4, 1e4, -np.inf, 1e4 - 1e3], [-np.inf] * 4]))
+    array([[0.5, 0.5, 0. , 0. ],
+           [0. , 0. , 0. , 0. ]])
+    """
+    request = softmax_request(check_call(SOFTMAX, kernel, stream), x)
+    rung = choose(SOFTMAX, kernel, [problem for problem, _ in request.problems])
+    if runs_on_copies(rung, request.x):
+        return give_back(to_host(softmax(to_gpu(x), kernel=rung.name, stream=stream)), x)
+    with launch_stream(request.x, stream) as handle:
+        y = empty(request.x, request.x.shape, request.x.dtype)
+        parts = split(y, [(p.B, p.M, p.N) for p, _ in request.problems])
+        for (problem, operand), part in zip(request.problems, parts, strict=True):
+            run(rung, problem, operand, [part], handle)
+    return give_back(y, x)
+
+
 def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", stream: Any = None) -> Any:
     """Matrix product with numpy.matmul's rules for axes.
 
@@ -316,7 +364,7 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     out_dtype : dtype or its name, optional
         Of the result; the inputs' by default.
     kernel : str
-        "auto", "matmul_tiled", "matmul_registers" or "cpu" (NumPy's product).
+        "auto", "matmul_naive", "matmul_tiled", "matmul_registers" or "cpu" (NumPy's product).
     stream : optional
         As in `flash_attention`.
 

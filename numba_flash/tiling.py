@@ -36,6 +36,19 @@ def band(Nq, Nk, causal, q_offset, window):
 
 
 @register_jitable
+def sees(i, j, Nk, first, last):
+    """Does query i see key j, which may lie beyond the last one?"""
+    return j < Nk and i + first <= j <= i + last
+
+
+@register_jitable
+def seen_keys(i, Nk, first, last):
+    """The keys [begin, end) that query i sees."""
+    begin = max(0, i + first)
+    return begin, max(begin, min(Nk, i + last + 1))
+
+
+@register_jitable
 def key_blocks(i, Br, Bc, Nq, Nk, first, last):
     """Key blocks [begin, end) with a key that some row of query block i sees."""
     low = max(0, i * Br + first)

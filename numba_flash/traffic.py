@@ -16,3 +16,6 @@ class Traffic:
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def __mul__(self, count: int) -> Traffic:
+        return Traffic(*(n * count for n in vars(self).values()))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 
@@ -71,14 +72,25 @@ def pytest_collection_modifyitems(items):
 MARKS = {"cpu": (), "simulator": pytest.mark.simulator, "gpu": pytest.mark.gpu}
 
 
-@pytest.fixture(params=[pytest.param(b, id=b.name, marks=MARKS[b.name]) for b in AVAILABLE])
+PARAMS = {b.name: pytest.param(b, id=b.name, marks=MARKS[b.name]) for b in AVAILABLE}
+
+
+def prepared(backend):
+    """The backend; simulated kernels get tiny tiles, since a launch of the real ones is slow."""
+    with tiny_tiles() if backend is backends.SIMULATOR else nullcontext():
+        yield backend
+
+
+@pytest.fixture(params=PARAMS.values())
 def backend(request):
-    """Every backend of this machine; simulated kernels get tiny tiles, since a launch of the real ones is slow."""
-    if request.param is not backends.SIMULATOR:
-        yield request.param
-        return
-    with tiny_tiles():
-        yield request.param
+    """Every backend of this machine."""
+    yield from prepared(request.param)
+
+
+@pytest.fixture(params=[PARAMS[name] for name in PARAMS if name != "cpu"])
+def kernels(request):
+    """The same without the CPU path."""
+    yield from prepared(request.param)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The matrix product in tiles."""
+"""The matrix product, element by element and in tiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import numpy as np
 
 from numba_flash.algorithms.tiles import load_tile
 from numba_flash.reference import Array
+
+
+def matmul_naive(A: Array, B: Array) -> Array:
+    """C (M, N) = A (M, K) @ B (K, N), a sum of products for each element."""
+    (M, K), N = A.shape, B.shape[1]
+    C = np.empty((M, N), A.dtype)
+    # in the kernel, the threads
+    for row, col in np.ndindex(M, N):
+        acc = A.dtype.type(0)
+        for x in range(K):
+            acc += A[row, x] * B[x, col]
+        C[row, col] = acc
+    return C
 
 
 def matmul_tiled(A: Array, B: Array, T: int) -> Array:

@@ -18,6 +18,7 @@ from numba_flash.ptx import (
     float32_to_bfloat16,
     float32_to_float16,
 )
+from numba_flash.simulator import SIMULATED
 
 LOG2_E = np.float32(math.log2(math.e))
 
@@ -51,6 +52,9 @@ def exp_float64(x):
     return math.exp(x)
 
 
+# In the simulator math.exp would raise OverflowError where a GPU gives infinity.
+EXP_FLOAT64 = np.exp if SIMULATED else exp_float64
+
 CONVERSIONS = {
     "float16": (types.uint16, float16_to_float32, float32_to_float16),
     "bfloat16": (types.uint16, bfloat16_to_float32, float32_to_bfloat16),
@@ -72,5 +76,5 @@ def number(dtype: str) -> Number:
         neg_inf=scalar(-np.inf),
         to_real=to_real,
         to_stored=to_stored,
-        exp=exp_float64 if dtype == "float64" else exp_float32,
+        exp=EXP_FLOAT64 if dtype == "float64" else exp_float32,
     )

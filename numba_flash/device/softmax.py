@@ -22,14 +22,7 @@ def make_online_softmax(piece: Piece, dtype: str):
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
     ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
-
-    @device
-    def row_max(x):
-        step = APART
-        while step < APART * CG:
-            x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
-            step *= 2
-        return x
+    row_max = make_row_max(CG, APART)
 
     @device
     def online_softmax(s, m, l, alpha):
@@ -50,8 +43,23 @@ def make_online_softmax(piece: Piece, dtype: str):
 
 
 @cache
-def make_row_sum(CG: int, apart: int = APART):
-    """Make row_sum(x): the sum of x over the CG lanes that share a row."""
+def make_row_max(CG: int, apart: int = 1):
+    """Make row_max(x): the largest x of the CG lanes, `apart` from one another, that share a row."""
+
+    @device
+    def row_max(x):
+        step = apart
+        while step < apart * CG:
+            x = max(x, cuda.shfl_xor_sync(ALL_LANES, x, step))
+            step *= 2
+        return x
+
+    return row_max
+
+
+@cache
+def make_row_sum(CG: int, apart: int = 1):
+    """Make row_sum(x): the sum of x over the CG lanes, `apart` from one another, that share a row."""
 
     @device
     def row_sum(x):

@@ -12,7 +12,7 @@ from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles
 from numba_flash.device.tiles import Loads
 from numba_flash.problem import AttentionProblem, MatmulProblem, Operands
-from numba_flash.tiling import cdiv
+from numba_flash.tiling import cdiv, query_blocks, seen_keys
 
 WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
 LARGEST_GRID = 2**31 - 1
@@ -40,13 +40,16 @@ def choose_tiles(
     return None
 
 
+def plain_tiles(table: Mapping[tuple[int, int], Tiles], problem: AttentionProblem) -> Tiles:
+    """The tile sizes of a table of one choice each, made to need no more shared memory than every device has."""
+    return table[ITEMSIZE[problem.real], padded_width(max(problem.d, problem.dv))]
+
+
 def reasons_against(
     table: Table, shared_bytes: Callable[[Tiles, int], int], problem: AttentionProblem, device: Device
 ) -> list[str]:
     """Why no tile sizes of the table can solve the problem on the device; empty if some can."""
-    widest = WIDTHS[-1]
-    reasons = [f"{name}={n} > {widest}" for name, n in (("d", problem.d), ("dv", problem.dv)) if n > widest]
-    reasons += grid_reasons(
+    reasons = width_reasons(problem) + grid_reasons(
         problem.B * problem.Hq * max(cdiv(problem.Nq, SMALLEST_TILE), cdiv(problem.Nk, SMALLEST_TILE))
     )
     if not reasons and choose_tiles(table, shared_bytes, problem, device) is None:
@@ -67,6 +70,32 @@ def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> 
     return "copies" if same and device.compute_capability >= (8, 0) else "vectors"
 
 
+def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:
+    """Why a rung before flash2 cannot solve the problem in a grid of so many blocks; empty if it can."""
+    score = problem.score
+    options = {"softcap": score.softcap, "alibi_slopes": score.alibi, "bias": score.bias, "mask": score.mask}
+    reasons = [f"{name} needs flash2 or a later rung" for name, given in options.items() if given]
+    return reasons + width_reasons(problem) + grid_reasons(blocks)
+
+
+def width_reasons(problem: AttentionProblem) -> list[str]:
+    """Which head dimensions are wider than any kernel's; empty if none is."""
+    return [f"{name}={n} > {WIDTHS[-1]}" for name, n in (("d", problem.d), ("dv", problem.dv)) if n > WIDTHS[-1]]
+
+
+def visible_pairs(problem: AttentionProblem) -> int:
+    """How many (query, key) pairs the band of a problem keeps, over all heads."""
+    ranges = (seen_keys(i, problem.Nk, problem.first, problem.last) for i in range(problem.Nq))
+    return problem.B * problem.Hq * sum(end - begin for begin, end in ranges)
+
+
+def visited_tiles(problem: AttentionProblem, t: Tiles) -> int:
+    """How many tiles of S have a pair that the band of a problem keeps, over all heads."""
+    p = problem
+    ranges = (query_blocks(j, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) for j in range(cdiv(p.Nk, t.Bc)))
+    return p.B * p.Hq * sum(end - begin for begin, end in ranges)
+
+
 def strides_of(x: Array | None) -> tuple[int, ...]:
     """A kernel's strides argument: those of `x`, zeros for no array."""
     return NO_STRIDES if x is None else (*x.strides, *NO_STRIDES)[:4]
@@ -85,3 +114,12 @@ def score_arguments(problem: AttentionProblem, x: Operands) -> tuple[Any, ...]:
         (problem.first, problem.last, problem.q_offset),
         real(problem.scale), real(problem.softcap or 0),
     )  # fmt: skip
+
+
+def plain_arguments(problem: AttentionProblem) -> tuple[Any, ...]:
+    """The tail of the arguments of an attention kernel before flash2.
+
+    sizes (B, Hq, Hk, Nq, Nk, d, dv), band (first, last), scale.
+    """
+    p = problem
+    return (p.B, p.Hq, p.Hk, p.Nq, p.Nk, p.d, p.dv), (p.first, p.last), np.dtype(p.real).type(p.scale)

@@ -23,7 +23,7 @@ from numba.types import uint8
 from numba_flash.arrays import Array
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import Piece, make_multiply_atb, make_place, make_rows_and_columns
+from numba_flash.device.products import APART, Piece, make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
@@ -90,7 +90,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     place = make_place(CG)
     multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
-    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG)
+    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, APART)
     row_of, _ = make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
     write_o = make_write_rows(out, dtype, loads != "elements")

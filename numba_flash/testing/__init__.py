@@ -10,7 +10,8 @@ SOURCES = {
     "backends": ("CPU", "GPU", "SIMULATOR", "Backend"),
     "case": ("Arrays", "Case"),
     "matmul": ("MatmulCase", "matmul_cases"),
-    "naive": ("naive_attention", "naive_gradients", "naive_matmul"),
+    "naive": ("naive_attention", "naive_gradients", "naive_matmul", "naive_softmax"),
+    "softmax": ("SoftmaxCase", "softmax_cases"),
     "strategies": ("attention_cases",),
     "tolerance": ("allowed_error", "assert_close", "rounding_floor"),
 }

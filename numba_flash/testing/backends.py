@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from hypothesis.strategies import SearchStrategy
 from numpy.lib.array_utils import byte_bounds
 
-from numba_flash import flash_attention, flash_attention_backward, matmul, merge
+from numba_flash import flash_attention, flash_attention_backward, matmul, merge, softmax
 from numba_flash.reference import Array
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase, matmul_cases
-from numba_flash.testing.strategies import attention_cases
+from numba_flash.testing.softmax import SoftmaxCase, softmax_cases
+from numba_flash.testing.strategies import OPTIONS, SCORE_OPTIONS, attention_cases
 
 ALIGNMENT = 16
 
@@ -53,11 +54,17 @@ class Backend:
     name : str
     kernel : str
         The `kernel=` of attention.
+    backward : str
+        The `kernel=` of its gradient, where it is another one.
+    options : names of `strategies.OPTIONS`
+        Which ones the kernel takes.
     products : names
         The kernels of matmul.
+    softmaxes : names
+        The kernels of softmax.
     cases_per_example : int
         How many cases to try where a slow backend tries one.
-    sizes, product_sizes : keyword arguments of `attention_cases` and `matmul_cases`
+    sizes, product_sizes, row_sizes : keyword arguments of `attention_cases`, `matmul_cases` and `softmax_cases`
         Which problems suit it.
     to_device, to_numpy : functions
         From a NumPy array to the operand of a call, and from its result back.
@@ -66,9 +73,13 @@ class Backend:
     name: str
     kernel: str
     products: tuple[str, ...]
+    softmaxes: tuple[str, ...]
     cases_per_example: int
     sizes: Mapping[str, Any]
     product_sizes: Mapping[str, Any]
+    row_sizes: Mapping[str, Any]
+    backward: str = ""
+    options: Set[str] = OPTIONS
     to_device: Callable[[Array], Any] = unchanged
     to_numpy: Callable[[Any], Array] = unchanged
 
@@ -80,11 +91,20 @@ class Backend:
 
     def cases(self, **restrictions: Any) -> SearchStrategy[Case]:
         """Cases of sizes that suit this backend; arguments of `attention_cases` restrict them."""
-        return attention_cases(**{**self.sizes, **restrictions})
+        options = self.options & set(restrictions.pop("options", OPTIONS))
+        return attention_cases(**{**self.sizes, "options": options, **restrictions})
+
+    def before_flash2(self, kernel: str, backward: str) -> Backend:
+        """The same with an older rung of attention, and the rung or family of its gradient."""
+        return replace(self, kernel=kernel, backward=backward, options=OPTIONS - SCORE_OPTIONS)
 
     def matmul_cases(self, **restrictions: Any) -> SearchStrategy[MatmulCase]:
         """The same for matrix products."""
         return matmul_cases(**{**self.product_sizes, **restrictions})
+
+    def softmax_cases(self, **restrictions: Any) -> SearchStrategy[SoftmaxCase]:
+        """The same for softmax."""
+        return softmax_cases(**{**self.row_sizes, **restrictions})
 
     def attention(self, q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
         """o and lse; arguments as in `flash_attention`."""
@@ -104,7 +124,8 @@ class Backend:
         options = self.options_to_device(options)
         o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=self.kernel)
         dlse = None if dlse is None else self.to_device(dlse)
-        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=self.kernel)
+        backward = self.backward or self.kernel
+        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=backward)
         return tuple(self.to_numpy(x) for x in (o, lse, *gradients))
 
     def merge(self, *parts: Array) -> tuple[Array, ...]:
@@ -114,6 +135,10 @@ class Backend:
     def matmul(self, a: Array, b: Array, **options: Any) -> Array:
         """The product; arguments as in `numba_flash.matmul`."""
         return self.to_numpy(matmul(*self.all_to_device(a, b), **options))
+
+    def softmax(self, x: Array, **options: Any) -> Array:
+        """Softmax along the last axis; arguments as in `numba_flash.softmax`."""
+        return self.to_numpy(softmax(self.to_device(x), **options))
 
     def all_to_device(self, *arrays: Array) -> list[Any]:
         """Operands of a call."""
@@ -128,25 +153,31 @@ CPU = Backend(
     name="cpu",
     kernel="cpu",
     products=("cpu",),
+    softmaxes=("cpu",),
     cases_per_example=3,
     sizes={"tiles": (96, 96), "max_rows": 200, "max_depth": 70, "max_scores": 2**16},
     product_sizes={"tile": 32, "max_size": 70},
+    row_sizes={"tile": 128, "max_size": 1021},
 )
 SIMULATOR = Backend(
     name="simulator",
     kernel="flash2",
-    products=("matmul_tiled", "matmul_registers"),
+    products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=1,
     sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 640},
     product_sizes={"tile": 8, "max_size": 19},
+    row_sizes={"tile": 8, "max_size": 19},
 )
 GPU = Backend(
     name="gpu",
     kernel="flash2",
-    products=("matmul_tiled", "matmul_registers"),
+    products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=3,
     sizes={"tiles": (128, 32), "max_rows": 300, "max_depth": 128, "max_scores": 2**20, "few_kernels": True},
     product_sizes={"tile": 128, "max_size": 300},
+    row_sizes={"tile": 256, "max_size": 1021},
     to_device=to_cupy,
     to_numpy=from_cupy,
 )

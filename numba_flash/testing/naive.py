@@ -90,6 +90,17 @@ def naive_matmul(a: Array, b: Array, out_dtype: Any) -> Array:
     return np.stack([how.multiply(*operands) for how, operands in evaluations(*wide)]).astype(out_dtype)
 
 
+def naive_softmax(x: Array) -> Array:
+    """Softmax along the last axis in float32 (float64 for float64), rounded to x's dtype; as `naive_matmul`."""
+    results = []
+    for how, (s,) in evaluations(x.astype(real_of(x.dtype))):
+        m = s.max(axis=-1, keepdims=True, initial=-np.inf)
+        e = how.rounded(np.exp(s - np.where(np.isneginf(m), s.dtype.type(0), m)))
+        l = (e[..., ::-1] if how.reverse else e).sum(axis=-1, keepdims=True)
+        results.append(how.rounded(np.where(l > 0, e / np.where(l > 0, l, 1), 0)).astype(x.dtype))
+    return np.stack(results)
+
+
 def evaluations(*operands: Array) -> list[tuple[Evaluation, Any]]:
     """How to evaluate, and from which operands.
 

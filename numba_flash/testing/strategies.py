@@ -15,7 +15,8 @@ from numba_flash.tiling import round_up
 
 POSITIONAL = frozenset({"causal", "q_offset", "window", "alibi"})  # options under which a key's place matters
 HIDING = frozenset({"causal", "q_offset", "window", "mask", "hidden_rows"})  # options that may hide a key
-OPTIONS = POSITIONAL | HIDING | {"scale", "softcap", "bias", "dlse"}
+SCORE_OPTIONS = frozenset({"softcap", "alibi", "bias", "mask", "hidden_rows"})  # options from flash2 on
+OPTIONS = POSITIONAL | HIDING | SCORE_OPTIONS | {"scale", "dlse"}
 
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 31, 61, 127, 257, 509, 1021)
 FAR = 10**12  # positions and windows that no index may overflow on

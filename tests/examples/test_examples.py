@@ -109,3 +109,50 @@ def test_minilm_gelu(minilm):
     x = np.linspace(-9, 9, 20001)
     exact = [t * (1 + math.erf(t / math.sqrt(2))) / 2 for t in x]
     assert np.all(np.abs(minilm.MiniLM(dtype=np.float64).gelu(x) - exact) <= 3e-8 * np.abs(x))
+
+
+@pytest.fixture(scope="module")
+def train_text():
+    return run("train_text.py")
+
+
+def test_train_text_learns(train_text, capsys):
+    """In 60 steps: what 600 of them reach takes a minute."""
+    trained = train_text.main(steps=60)
+    losses = trained["losses"]["numba_flash"]
+    assert losses[0] == pytest.approx(math.log(len(train_text.ALPHABET)), abs=0.2)
+    assert np.mean(losses[-10:]) < 2.7 and trained["held_out"] < 2.7
+    sample = capsys.readouterr().out.split("The statement ")[1]
+    assert len(sample.rstrip("\n")) >= 39 and set(sample) <= set(train_text.ALPHABET)
+
+
+@pytest.mark.parametrize("dtype, steps, allowed", [(np.float32, 15, 1e-4), (np.float64, 5, 1e-12)])
+def test_train_text_has_the_losses_of_the_naive_formula(train_text, dtype, steps, allowed):
+    twins = [train_text.Trainer(attention, np, dtype) for attention in (train_text.flash, train_text.naive)]
+    losses = []
+    for step in range(steps):
+        flash, naive = (twin.step(train_text.learning_rate(step, steps)) for twin in twins)
+        assert abs(flash - naive) <= allowed
+        losses.append(flash)
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_train_text_gradients(train_text):
+    """Against finite differences, along a random direction for each weight; small steps, for relu has a corner."""
+    model = train_text.Trainer(train_text.naive, np, np.float64)
+    inputs, targets = model.batch(np.random.default_rng(1), train_text.TRAINING)
+    inputs, targets = inputs[:2], targets[:2]
+    rng = np.random.default_rng(2)
+
+    def loss(weights):
+        return train_text.cross_entropy(train_text.language_model(weights, inputs, model.attend)[0], targets)[0]
+
+    scores, pullback = train_text.language_model(model.weights, inputs, model.attend)
+    gradients = pullback(train_text.cross_entropy(scores, targets)[1])
+    assert gradients.keys() == model.weights.keys()
+    for name, gradient in gradients.items():
+        direction = rng.standard_normal(gradient.shape)
+        ahead, behind = (
+            loss(model.weights | {name: model.weights[name] + sign * 1e-7 * direction}) for sign in (1, -1)
+        )
+        assert (gradient * direction).sum() == pytest.approx((ahead - behind) / 2e-7, rel=1e-5, abs=1e-7), name

@@ -10,7 +10,16 @@ from types import ModuleType
 from unittest.mock import patch
 
 # In the order in which they import one another.
-KERNELS = ("kernels.passes.delta", "kernels.flash2_forward", "kernels.flash2_backward")
+KERNELS = (
+    "kernels.passes.delta",
+    "kernels.attention_naive",
+    "kernels.attention_two_pass",
+    "kernels.attention_one_pass",
+    "kernels.flash1_forward",
+    "kernels.flash1_backward",
+    "kernels.flash2_forward",
+    "kernels.flash2_backward",
+)
 
 
 @dataclass(frozen=True)

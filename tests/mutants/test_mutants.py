@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import Phase
-from properties import test_agreement, test_algebra, test_gradients, test_locality, test_matmul, test_memory
+from properties import (
+    test_agreement,
+    test_algebra,
+    test_gradients,
+    test_locality,
+    test_matmul,
+    test_memory,
+    test_softmax,
+)
 
 from numba_flash.simulator import SIMULATED, MemoryFault
 from numba_flash.testing.backends import SIMULATOR
@@ -15,6 +23,7 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 FORWARD, BACKWARD, DELTA = "kernels.flash2_forward", "kernels.flash2_backward", "kernels.passes.delta"
+SAFE, ONLINE, NAIVE = "kernels.softmax_safe", "kernels.softmax_online", "kernels.matmul_naive"
 SCORES, SOFTMAX, TILES, TILING = "device.scores", "device.softmax", "device.tiles", "tiling"
 
 MUTANTS = [
@@ -63,6 +72,53 @@ MUTANTS = [
            test_memory.test_outputs_are_written_once_and_nothing_else),
     Mutant("As, Bs change while they are read", "kernels.matmul_tiled",
            "cuda.syncthreads()  # everyone has read As, Bs before they change", "pass",
+           test_matmul.test_product),
+    Mutant("no maximum is subtracted", SAFE, "m = reduce_max(partial, m)", "m = ZERO",
+           test_softmax.test_softmax),
+    Mutant("every thread subtracts a maximum of its own", SAFE, "m = reduce_max(partial, m)", "pass",
+           test_softmax.test_rows_sum_to_one),
+    Mutant("0 instead of -inf below all maxima", SAFE, "m = NEG_INF", "m = ZERO",
+           test_softmax.test_shifting_a_row_changes_no_bit),
+    Mutant("a row of -inf is 0 / 0", SAFE, "ONE if l == ZERO else l", "l",
+           test_softmax.test_softmax),
+    Mutant("the column stride is forgotten", SAFE, "x[i * step]) - pivot)  # (2)", "x[i]) - pivot)  # (2)",
+           test_softmax.test_views_give_what_their_copies_give),
+    Mutant("an element too much is written", SAFE, """range(t, N, T):
+            y[i]""", """range(t, N + 1, T):
+            y[i]""",
+           test_softmax.test_outputs_are_written_once_and_nothing_else),
+    Mutant("a half is read before it is written", SAFE,
+           "cuda.syncthreads()  # the upper half is written before the lower half reads it", "pass",
+           test_softmax.test_softmax),
+    Mutant("the sum overwrites a maximum that is still read", SAFE,
+           "cuda.syncthreads()  # everyone has read the last result before it changes", "pass",
+           test_softmax.test_softmax),
+    Mutant("a maximum is read before it is final", SAFE,
+           "cuda.syncthreads()  # the result is written before everyone reads it", "pass",
+           test_softmax.test_the_order_of_threads_changes_no_bit),
+    Mutant("l is not rescaled when m grows", ONLINE, "l1 * exp(m1 - pivot)", "l1",
+           test_softmax.test_rows_sum_to_one),
+    Mutant("a merge takes the later maximum, not the larger", ONLINE, "m = max(m1, m2)", "m = m2",
+           test_softmax.test_softmax),
+    Mutant("0 instead of -inf in the identity", ONLINE, "m, l = NEG_INF, ZERO", "m, l = ZERO, ZERO",
+           test_softmax.test_shifting_a_row_changes_no_bit),
+    Mutant("every thread begins with the first element", ONLINE, "m, l = NEG_INF, ZERO", "m, l = to_real(x[0]), ONE",
+           test_softmax.test_rows_sum_to_one),
+    Mutant("the last element is dropped", ONLINE, """range(t, N, T):
+            m, l""", """range(t, N - 1, T):
+            m, l""",
+           test_softmax.test_rows_sum_to_one),
+    Mutant("half of the threads' states are not merged", ONLINE, "half = T // 2", "half = T // 4",
+           test_softmax.test_the_whole_is_the_merge_of_its_halves),
+    Mutant("a state is merged before it is written", ONLINE,
+           "cuda.syncthreads()  # the upper half is written before the lower half reads it", "pass",
+           test_softmax.test_softmax),
+    Mutant("the row's state is read before it is final", ONLINE,
+           "cuda.syncthreads()  # the row's state is written before everyone reads it", "pass",
+           test_softmax.test_the_order_of_threads_changes_no_bit),
+    Mutant("the last product is dropped", NAIVE, "range(K)", "range(K - 1)",
+           test_matmul.test_product),
+    Mutant("every batch is the first one", NAIVE, "index // (M * N), index // N % M", "0, index // N % M",
            test_matmul.test_product),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import pytest
 from numba_flash import reference
 from numba_flash.arrays import ITEMSIZE, read
 from numba_flash.config import SIMULATOR, Tiles
+from numba_flash.device.number import number
 from numba_flash.kernels import arguments, flash2_backward, flash2_forward, matmul_registers, matmul_tiled
 from numba_flash.kernels.passes import delta, merge
 from numba_flash.problem import AttentionProblem, Operands, real_of
@@ -156,6 +157,19 @@ class TestPasses:
         products = do.astype(real) * o.astype(real)
         naive = [products.sum(axis=-1, dtype=real) - rest, np.cumsum(products, axis=-1, dtype=real)[..., -1] - rest]
         assert_close(out, ref, naive, real_of(dtype), "delta")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+class TestNumbers:
+    """The arithmetic of a dtype in the simulator is that of a GPU."""
+
+    pytestmark = in_simulator
+
+    def test_exponentials_overflow_to_infinity_and_underflow_to_zero(self, dtype):
+        n = number(dtype)
+        large = type(n.one)(1e4)
+        with np.errstate(over="ignore", under="ignore"):
+            assert [n.exp(large), n.exp(-large), n.exp(n.neg_inf), n.exp(n.zero)] == [np.inf, 0, 0, 1]
 
 
 def naive_merge(o1, lse1, o2, lse2):

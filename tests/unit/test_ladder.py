@@ -8,6 +8,7 @@ from numba_flash import reference
 from numba_flash.config import Device
 from numba_flash.ladder import LADDER, visible_pairs
 from numba_flash.problem import AttentionProblem, MatmulProblem
+from numba_flash.softmax_problem import SoftmaxProblem
 from numba_flash.tiling import band
 
 
@@ -29,6 +30,9 @@ def test_visible_pairs():
 def test_flops(rung):
     if rung.operation == "matmul":
         assert rung.flops(MatmulProblem(3, 4, 5, 6, "float32", "float32")) == 2 * 3 * 4 * 5 * 6
+        return
+    if rung.operation == "softmax":
+        assert rung.flops(SoftmaxProblem(3, 4, 7, "float32")) == 5 * 3 * 4 * 7
         return
     products = {"flash_attention": 8 + 4, "flash_attention_backward": 3 * 8 + 2 * 4}
     full, causal = attention_problem(5, 5), attention_problem(5, 5, causal=True)

@@ -340,7 +340,7 @@ class TestCupy:
         stream.synchronize()
         assert (c == 2048).all()
 
-    @pytest.mark.parametrize("kernel", ["matmul_tiled", "matmul_registers"])
+    @pytest.mark.parametrize("kernel", ["matmul_naive", "matmul_tiled", "matmul_registers"])
     def test_matmul_and_merge(self, cupy, kernel):
         a = cupy.asarray(normal(0, 2, 40, 30))
         assert_same(cupy.asnumpy(matmul(a, a.swapaxes(1, 2), kernel=kernel)), cupy.asnumpy(a @ a.swapaxes(1, 2)))

@@ -30,6 +30,15 @@ def test_band_is_what_the_definition_sees(Nq):
             assert -Nq - 1 <= first <= Nk + 1 and -Nq - 1 <= last <= Nk + 1
 
 
+def test_keys_that_a_query_sees():
+    for Nq, Nk in itertools.product(range(1, 5), range(5)):
+        for first, last in bands(Nq, Nk):
+            for i in range(Nq):
+                seen = [j for j in range(Nk + 3) if j < Nk and i + first <= j <= i + last]
+                assert [j for j in range(Nk + 3) if tiling.sees(i, j, Nk, first, last)] == seen
+                assert list(range(*tiling.seen_keys(i, Nk, first, last))) == seen
+
+
 @pytest.mark.parametrize("q_offset", [-(2**80), -(2**40), 2**40, 2**80])
 def test_band_of_far_offsets(q_offset):
     for causal, window in itertools.product((False, True), (None, (0, 0), (2**90, 5), (None, 2**90))):

@@ -34,7 +34,7 @@ def make_delta(dtype: str, has_dlse: bool) -> Kernel:
     """The kernel for one storage dtype, with or without a gradient of LSE."""
     n = number(dtype)
     STORED, REAL, ZERO, to_real = n.stored, n.real, n.zero, n.to_real
-    row_sum = make_row_sum(32, apart=1)
+    row_sum = make_row_sum(32)
 
     def delta(dO, dO_strides, O, O_strides, dLSE, dLSE_strides, delta, Hq, Nq, dv, count):
         lane, index = cuda.threadIdx.x % 32, cuda.blockIdx.x * ROWS + cuda.threadIdx.x // 32

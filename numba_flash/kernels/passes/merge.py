@@ -1,6 +1,7 @@
 """Merging two partial results.        New here: (LSE, O) of disjoint sets of keys is a commutative monoid.
 
-Paper      the online softmax's law, Milakov & Gimelshein 2018, arXiv:1805.02867, section 3.1
+Paper      the online softmax's law, Milakov & Gimelshein 2018, arXiv:1805.02867, section 3.1; the proof is in
+           numba_flash/algorithms/monoid.py
 Grid       (B*N,)     Threads 128: a block owns one row
 Shapes     O1, O2 (B, N, dv), LSE1, LSE2 (B, N), any strides -> O (B, N, dv), LSE (B, N), contiguous
 On chip    nothing

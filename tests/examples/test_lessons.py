@@ -1,0 +1,197 @@
+"""The numbered examples: each runs, and what it claims is asserted."""
+
+import os
+import runpy
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from numba_flash.simulator import SIMULATED
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LESSONS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
+WITHOUT_A_PICTURE = {"11_step_through.py"} | ({"08_kinds_of_memory.py"} if SIMULATED else set())
+
+
+@pytest.fixture
+def lesson(monkeypatch):
+    """Runs a script as `python examples/NAME ARGUMENTS` does, and gives its names."""
+
+    def run(name, *arguments):
+        monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        return SimpleNamespace(**runpy.run_path(str(EXAMPLES / name)))
+
+    return run
+
+
+def test_the_numbers_have_no_gap():
+    assert [int(name[:2]) for name in LESSONS] == list(range(1, len(LESSONS) + 1))
+
+
+@pytest.mark.parametrize("name", [name for name in LESSONS if name not in WITHOUT_A_PICTURE])
+def test_pictures_are_saved_where_one_says(lesson, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    lesson(name, "--save", tmp_path / "pictures")
+    (picture,) = (tmp_path / "pictures").iterdir()
+    assert picture.name == name.replace(".py", ".svg") and picture.read_text().rstrip().endswith("</svg>")
+
+
+def test_nothing_is_drawn_unless_asked(lesson, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    lesson("01_overflow.py")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ImportError):
+        lesson("01_overflow.py", "--show")
+
+
+def test_overflow(lesson, capsys):
+    script = lesson("01_overflow.py")
+    assert script.limits["float32"][0] == pytest.approx(88.722839, abs=1e-5)
+    for limit, beyond in script.limits.values():
+        with np.errstate(over="ignore"):
+            assert np.isfinite(np.exp(limit)) and np.isinf(np.exp(beyond))
+    naive, safe = script.errors["naive"], script.errors["safe"]
+    assert max(safe) < 1e-7
+    for c, error in zip(script.shifts, naive, strict=True):
+        assert np.isnan(error) if c > 88.73 or c < -103.9 else error > 0.1 if c == 88.5 else error < 1e-7
+    np.testing.assert_allclose(script.library, script.exact, rtol=1e-6)
+    assert "88.72" in capsys.readouterr().out
+
+
+def test_online_softmax(lesson):
+    script = lesson("02_online_softmax.py")
+    assert script.error < 1e-7 and max([*script.errors.values(), *script.by_threads.values()]) < 1e-6
+    assert script.d_online[-1] == pytest.approx(script.d_safe[-1], rel=1e-6)
+    assert script.steps["rising"] == 512 and script.steps["falling"] == 1
+    for row in script.rows.values():
+        m, d = (x.astype(np.float64) for x in script.online_sums(row))
+        np.testing.assert_allclose(d * np.exp(m - m[-1]), np.cumsum(np.exp(row.astype(np.float64) - m[-1])), rtol=1e-5)
+
+
+def test_two_passes_then_one(lesson):
+    script = lesson("03_two_passes_then_one.py")
+    assert script.difference_two < 1e-13 and script.difference_one < 1e-13 and max(script.library) < 1e-13
+    assert np.abs(script.o[:-1] - script.prefixes[:-1]).max() > 0.1  # o_i is no mean before the end, o'_i is
+    assert np.abs(script.o_prime).max() <= np.abs(script.V).max()
+
+
+def test_the_law(lesson):
+    script = lesson("04_the_law.py")
+    assert set(script.held.values()) == {script.trials}
+    assert max(script.differences) < 1e-14 and max(script.library) < 2e-6
+    unscaled = [(m, l, 2 * O) for m, l, O in [script.state(script.s, script.V)]]
+    assert np.abs(script.as_chain(unscaled)[2] / script.as_chain(unscaled)[1] - script.exact).max() > 0.01
+
+
+def test_matmul(lesson):
+    counts = lesson("05_matmul.py").counts
+    assert counts["naive"] == (1, 0)
+    for T in (4, 8, 16):
+        assert counts[f"tiled, T = {T}"] == (1 / T, 1)
+    for TM in (2, 4, 8):
+        assert counts[f"T = 16, registers {TM} x {TM}"] == (1 / 16, 1 / TM)
+
+
+def test_loop_order(lesson):
+    script = lesson("06_loop_order.py")
+    for by_algorithm in script.orders.values():
+        one, two = by_algorithm["FlashAttention-1"], by_algorithm["FlashAttention-2"]
+        assert one != two and sorted(one) == two and len(set(one)) == len(one)
+        assert one == sorted(one, key=lambda tile: tile[::-1])
+    assert [len(order["FlashAttention-2"]) for order in script.orders.values()] == [144, 78, 42]
+    counts = script.moved["causal", "FlashAttention-1"], script.moved["causal", "FlashAttention-2"]
+    assert [count["K, V read"] for count in counts] == [12, 78]
+    assert [count["O, l, m written"] for count in counts] == [78, 12]
+    assert max(script.differences.values()) < 1e-13
+    assert script.longest_first == 21 < script.shortest_first == 24
+
+
+@pytest.mark.parametrize("name, once_a_tile", [("flash1", "hide"), ("flash2", "all_visible")])
+def test_loop_order_is_that_of_the_algorithms(lesson, monkeypatch, name, once_a_tile):
+    """Each algorithm asks once a tile which of its scores count."""
+    script = lesson("06_loop_order.py")
+    module = import_module(f"numba_flash.algorithms.{name}")
+    original, visited = getattr(module, once_a_tile), []
+
+    def recording(*arguments):
+        row, col = arguments[:2] if name == "flash2" else arguments[1:3]
+        visited.append((row // script.Br, col // script.Bc))
+        return original(*arguments)
+
+    monkeypatch.setattr(module, once_a_tile, recording)
+    for mask, (first, last) in script.MASKS.items():
+        visited.clear()
+        getattr(module, f"{name}_forward")(script.Q, script.K, script.V, script.Br, script.Bc, 0.25, first, last)
+        assert visited == script.orders[mask][name.replace("flash", "FlashAttention-")]
+
+
+def test_traffic(lesson):
+    script = lesson("07_traffic.py")
+    for operation, (_, least) in script.PROBLEMS.items():
+        rungs = [script.moved[rung.name] for rung in script.rungs if rung.operation == operation]
+        in_global = [row[0] for row in rungs]
+        assert in_global == sorted(in_global, reverse=True) and in_global[-1] > least(script.N) and len(rungs) > 1
+        assert len({flops for _, _, flops in rungs}) == 1
+    assert script.moved["softmax_online"][0] / script.moved["softmax_safe"][0] == 3 / 4
+    assert script.moved["flash2_forward"][0] < script.moved["attention_one_pass"][0] / 100
+    for counts in script.curves.values():
+        assert 3.5 < counts[-1] / counts[-2] < 4.01
+
+
+def test_kinds_of_memory(lesson, capsys):
+    script = lesson("08_kinds_of_memory.py")
+    assert list(script.latencies) == list(script.CHAINS) and len(script.CHAINS) == 7
+    table = script.random_cycle(16)
+    assert sorted(script.follow(table, 0, n) for n in range(16)) == list(range(16))
+    if SIMULATED:
+        assert "7 chains lead where they should" in capsys.readouterr().out
+        return
+    times = script.latencies
+    assert times["shared"] < times["global, in the L2 cache"] < times["global, in DRAM"]
+
+
+def test_warp_access(lesson, capsys):
+    script = lesson("09_warp_access.py")
+    assert list(script.sector_counts.values()) == [1, 4, 8, 16, 32, 32, 32, 32]
+    assert list(script.turn_counts.values()) == [1, 1, 2, 4, 8, 16, 32, 1]
+    assert script.turns([0, 32, 0, 32, 1]) == 2  # one word serves any number of threads
+    assert list(script.strides) == list(script.STRIDES)
+    if SIMULATED:
+        assert "8 strides end where they should" in capsys.readouterr().out
+        return
+    assert script.strides[32][0] > 4 * script.strides[33][0] and script.strides[1][1] > 2 * script.strides[32][1]
+
+
+def test_gradients(lesson):
+    script = lesson("10_gradients.py")
+    assert max(script.identities.values()) < 1e-14
+    assert max(script.errors.values()) < 1e-8
+    plain, tiled = script.memory["plain"], script.memory["tiled"]
+    assert plain[2] > 3.8 * plain[1] and tiled[2] < 2.1 * tiled[1] and plain[2] > 20 * tiled[2]
+
+
+def test_step_through():
+    paths = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "11_step_through.py"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    session, _, races = done.stdout.partition("largest error of the kernel that was stepped through: ")
+    assert "(Pdb) p j, r\n(0, 0)" in session and "p m, l, acc\n(-inf, 0.0, array([0., 0.]))" in session
+    assert "p j, m, l, acc / l\n(1, " in session
+    assert float(races.split("\n")[0]) < 1e-6
+    errors = {line[:35].strip(): line[35:].split() for line in races.split("\n") if line.endswith(("True", "False"))}
+    assert len(errors) == 6 and {again for _, again in errors.values()} == {"True"}
+    for name, (error, _) in errors.items():
+        error = float(error)
+        assert error < 1e-6 if name.startswith("both") else np.isnan(error) if "first" in name else error > 0.1
+    assert "threads 0-2 wait at syncthreads (11_step_through.py:" in races and "thread 3 has returned" in races
