@@ -86,8 +86,6 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
         b, hk = cuda.blockIdx.x // Hk, cuda.blockIdx.x % Hk
         group = Hq // Hk
         Kh, Vh = global_view(K, head(K_strides, b, hk), STORED), global_view(V, head(V_strides, b, hk), STORED)
-        dKh = global_view(dK, cuda.blockIdx.x * Nk * d, STORED)
-        dVh = global_view(dV, cuda.blockIdx.x * Nk * dv, STORED)
         dQ_size = group * Nq * d  # the query heads of a KV head are neighbours
         dQ_group = global_view(dQ, cuda.blockIdx.x * dQ_size, REAL)
         for x in range(cuda.threadIdx.x, dQ_size, THREADS):  # line 5
@@ -112,7 +110,7 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
                     cuda.syncthreads()  # everyone has read the last Qi, dOi, P, dS before they change
                     load_q(Qi, Qh, Q_strides, i * Br, Nq, d)  # line 10
                     load_q(dOi, dOh, dO_strides, i * Br, Nq, dv)
-                    row = i * Br + r
+                    row, rows = i * Br + r, min(Br, Nq - i * Br)
                     lse, delta_row = (LSEh[row * LSE_strides[2]], delta_h[row]) if row < Nq else (ZERO, ZERO)
                     cuda.syncthreads()  # Qi, dOi, Kj, Vj are written before anyone reads them
                     for x in range(c, Bc, CG):
@@ -127,9 +125,11 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
                             dQh[row * d + x] += scale * dot_ab(dS, r, Kj, x, Bc)
                     for y in range(r, Bc, Br):
                         for x in range(c, dv, CG):  # line 16
-                            dVj[y, x] += dot_atb(P, y, dOi, x, Br)
+                            dVj[y, x] += dot_atb(P, y, dOi, x, rows)
                         for x in range(c, d, CG):  # line 22
-                            dKj[y, x] += scale * dot_atb(dS, y, Qi, x, Br)
+                            dKj[y, x] += scale * dot_atb(dS, y, Qi, x, rows)
+            dKh = global_view(dK, cuda.blockIdx.x * Nk * d, STORED)
+            dVh = global_view(dV, cuda.blockIdx.x * Nk * dv, STORED)
             for y in range(r, min(Bc, Nk - j * Bc), Br):  # line 24: each thread's own elements
                 key = j * Bc + y
                 for x in range(c, dv, CG):

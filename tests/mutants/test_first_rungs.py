@@ -1,5 +1,7 @@
 """The same for the rungs of attention before flash2."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import Phase
 from properties import test_agreement, test_algebra, test_gradients, test_locality, test_memory, test_merge
@@ -134,3 +136,12 @@ def backend(rung):
 def test_a_property_fails(rung, mutant):
     with mutant.alive(), tiny_tiles(), pytest.raises((AssertionError, MemoryFault)):
         mutant.killed_by.search(backend(rung), max_examples=60, phases=[Phase.generate])
+
+
+@pytest.mark.parametrize("rung", dict.fromkeys(rung for rung, _ in MUTANTS))
+def test_the_original_does_not(rung):
+    """Made anew in the same way, but unchanged."""
+    first = next(mutant for name, mutant in MUTANTS if name == rung)
+    with replace(first, new=first.old).alive(), tiny_tiles():
+        for killer in dict.fromkeys(mutant.killed_by for name, mutant in MUTANTS if name == rung):
+            killer.search(backend(rung), max_examples=2)
