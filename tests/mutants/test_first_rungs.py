@@ -98,7 +98,7 @@ MUTANTS = [
     ),
     *mutants(
         "flash1_backward",
-        ("dQ is overwritten, not accumulated", "dQh[row * d + x] += scale", "dQh[row * d + x] = scale",
+        ("dQ is overwritten, not accumulated", "dq[x] += scale", "dq[x] = scale",
          test_agreement.test_backward),
         ("dQ does not begin at 0", "dQ_group[x] = ZERO", "pass",
          test_memory.test_outputs_are_written_once_and_nothing_else),
@@ -110,7 +110,7 @@ MUTANTS = [
          test_agreement.test_backward),
         ("gradients of one head of a group", "(hk + 1) * group)", "hk * group + 1)",
          test_algebra.test_grouped_heads_are_repeated_heads),
-        ("the gradient of the last key is not written", "min(Bc, Nk - j * Bc), Br", "min(Bc, Nk - j * Bc - 1), Br",
+        ("the gradient of the last key is not written", "range(r, keys, Br)", "range(r, keys - 1, Br)",
          test_memory.test_outputs_are_written_once_and_nothing_else),
         ("P, dS are read before they are written",
          "cuda.syncthreads()  # P, dS are written before other threads read them", "pass",
