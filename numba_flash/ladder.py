@@ -71,16 +71,16 @@ class Rung:
 SIMT = ("sm_75", "sm_80", "sm_90")
 
 LADDER = (
-    Rung("matmul_tiled", "numba_flash.kernels.matmul_tiled", MATMUL, "matmul_tiled",
-         "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
-    Rung("matmul_registers", "numba_flash.kernels.matmul_registers", MATMUL, "matmul_registers",
-         "register tiles: a thread owns 8 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("attention_naive", "numba_flash.kernels.attention_naive", FORWARD, "attention_naive",
          "nothing is saved: S, P and O in global memory", "Dao 2022, arXiv:2205.14135, Alg. 0", SIMT, forward_flops),
     Rung("attention_two_pass", "numba_flash.kernels.attention_two_pass", FORWARD, "attention_two_pass",
          "no S in memory: scores are computed twice", "Milakov 2018, arXiv:1805.02867; Ye 2023", SIMT, forward_flops),
     Rung("attention_one_pass", "numba_flash.kernels.attention_one_pass", FORWARD, "attention_one_pass",
          "o' is right for the keys met so far: one pass", "Ye 2023", SIMT, forward_flops),
+    Rung("matmul_tiled", "numba_flash.kernels.matmul_tiled", MATMUL, "matmul_tiled",
+         "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
+    Rung("matmul_registers", "numba_flash.kernels.matmul_registers", MATMUL, "matmul_registers",
+         "register tiles: a thread owns 8 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("flash1_forward", "numba_flash.kernels.flash1_forward", FORWARD, "flash1",
          "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
     Rung("flash1_backward", "numba_flash.kernels.flash1_backward", BACKWARD, "flash1",
