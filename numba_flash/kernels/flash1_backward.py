@@ -85,9 +85,6 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
         r, c = cuda.threadIdx.x // CG, cuda.threadIdx.x % CG
         b, hk = cuda.blockIdx.x // Hk, cuda.blockIdx.x % Hk
         group = Hq // Hk
-        Kh, Vh = global_view(K, head(K_strides, b, hk), STORED), global_view(V, head(V_strides, b, hk), STORED)
-        dKh = global_view(dK, cuda.blockIdx.x * Nk * d, STORED)
-        dVh = global_view(dV, cuda.blockIdx.x * Nk * dv, STORED)
         dQ_size = group * Nq * d  # the query heads of a KV head are neighbours
         dQ_group = global_view(dQ, cuda.blockIdx.x * dQ_size, REAL)
         for x in range(cuda.threadIdx.x, dQ_size, THREADS):  # line 5
@@ -95,25 +92,24 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
 
         for j in range(cdiv(Nk, Bc)):  # line 6
             cuda.syncthreads()  # dQ is zero and the last Kj, Vj read by everyone before the next lines
-            load_kv(Kj, Kh, K_strides, j * Bc, Nk, d)  # line 7
-            load_kv(Vj, Vh, V_strides, j * Bc, Nk, dv)
+            load_kv(Kj, global_view(K, head(K_strides, b, hk), STORED), K_strides, j * Bc, Nk, d)  # line 7
+            load_kv(Vj, global_view(V, head(V_strides, b, hk), STORED), V_strides, j * Bc, Nk, dv)
             for y in range(r, Bc, Br):  # line 8
                 for x in range(c, D, CG):
                     dKj[y, x], dVj[y, x] = ZERO, ZERO
+            keys = min(Bc, Nk - j * Bc)
             begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
             for h in range(hk * group, (hk + 1) * group):  # GQA: every query head that reads this KV head, in order
                 Qh, dOh = global_view(Q, head(Q_strides, b, h), STORED), global_view(dO, head(dO_strides, b, h), STORED)
-                LSEh, delta_h = (
-                    global_view(LSE, head(LSE_strides, b, h), REAL),
-                    global_view(delta, (b * Hq + h) * Nq, REAL),
-                )
-                dQh = global_view(dQ, (b * Hq + h) * Nq * d, REAL)
                 for i in range(begin, end):  # line 9
                     cuda.syncthreads()  # everyone has read the last Qi, dOi, P, dS before they change
                     load_q(Qi, Qh, Q_strides, i * Br, Nq, d)  # line 10
                     load_q(dOi, dOh, dO_strides, i * Br, Nq, dv)
-                    row = i * Br + r
-                    lse, delta_row = (LSEh[row * LSE_strides[2]], delta_h[row]) if row < Nq else (ZERO, ZERO)
+                    row, rows = i * Br + r, min(Br, Nq - i * Br)
+                    lse, delta_row = ZERO, ZERO
+                    if row < Nq:
+                        lse = global_view(LSE, head(LSE_strides, b, h) + row * LSE_strides[2], REAL)[0]
+                        delta_row = global_view(delta, (b * Hq + h) * Nq + row, REAL)[0]
                     cuda.syncthreads()  # Qi, dOi, Kj, Vj are written before anyone reads them
                     for x in range(c, Bc, CG):
                         p, ds = ZERO, ZERO
@@ -123,14 +119,17 @@ def make_flash1_backward(tiles: Tiles, dtype: str) -> Kernel:
                         P[r, x], dS[r, x] = p, ds
                     cuda.syncthreads()  # P, dS are written before other threads read them
                     if row < Nq:
+                        dq = global_view(dQ, ((b * Hq + h) * Nq + row) * d, REAL)
                         for x in range(c, d, CG):  # line 21
-                            dQh[row * d + x] += scale * dot_ab(dS, r, Kj, x, Bc)
+                            dq[x] += scale * dot_ab(dS, r, Kj, x, keys)
                     for y in range(r, Bc, Br):
                         for x in range(c, dv, CG):  # line 16
-                            dVj[y, x] += dot_atb(P, y, dOi, x, Br)
+                            dVj[y, x] += dot_atb(P, y, dOi, x, rows)
                         for x in range(c, d, CG):  # line 22
-                            dKj[y, x] += scale * dot_atb(dS, y, Qi, x, Br)
-            for y in range(r, min(Bc, Nk - j * Bc), Br):  # line 24: each thread's own elements
+                            dKj[y, x] += scale * dot_atb(dS, y, Qi, x, rows)
+            dKh = global_view(dK, cuda.blockIdx.x * Nk * d, STORED)
+            dVh = global_view(dV, cuda.blockIdx.x * Nk * dv, STORED)
+            for y in range(r, keys, Br):  # line 24: each thread's own elements
                 key = j * Bc + y
                 for x in range(c, dv, CG):
                     dVh[key * dv + x] = to_stored(dVj[y, x])

@@ -5,6 +5,8 @@ import itertools
 import pytest
 from hypothesis import settings
 
+from numba_flash.testing.case import Case
+
 from . import test_agreement as agreement
 from . import test_algebra as algebra
 from . import test_gradients as gradients
@@ -44,3 +46,20 @@ def test_holds(kernels, rung, holds):
     """A quarter of the profile's cases each; a rung without a backward of its own lends its o and lse to flash2's."""
     backward = "flash1" if rung == "flash1" else "flash2"
     holds.search(kernels.before_flash2(rung, backward), max_examples=max(1, settings.default.max_examples // 4))
+
+
+PRODUCTION = [
+    Case(B=1, Hq=2, Hk=1, Nq=35, Nk=37, d=17, dv=5, causal=True, dlse=True),
+    Case(B=1, Hq=1, Hk=1, Nq=9, Nk=19, d=64, dv=65, dtype="float64", layouts=("strided",) * 4, window=(7, 3)),
+    Case(B=1, Hq=1, Hk=1, Nq=5, Nk=9, d=256, dv=200, dtype="bfloat16"),
+]
+
+
+@pytest.mark.parametrize("case", PRODUCTION, ids=lambda case: f"{case.dtype}-{case.d}")
+@pytest.mark.parametrize("rung", (*FORWARD_RUNGS, "flash1"))
+def test_production_tiles(simulator, rung, case):
+    """The tile sizes that run on a GPU, once for each dtype of arithmetic and for the widest heads."""
+    backend = simulator.before_flash2(rung, "flash1")
+    agreement.test_forward.holds(backend, case)
+    if rung == "flash1":
+        agreement.test_backward.holds(backend, case)

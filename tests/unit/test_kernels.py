@@ -1,6 +1,7 @@
 """The tables of tile sizes are legal, and the passes that kernels share do what the definition says."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,22 @@ from numba_flash import reference
 from numba_flash.arrays import ITEMSIZE, read
 from numba_flash.config import SIMULATOR, Tiles
 from numba_flash.device.number import number
-from numba_flash.kernels import arguments, flash2_backward, flash2_forward, matmul_registers, matmul_tiled
+from numba_flash.kernels import (
+    arguments,
+    attention_naive,
+    attention_one_pass,
+    attention_two_pass,
+    flash1_backward,
+    flash1_forward,
+    flash2_backward,
+    flash2_forward,
+    matmul_registers,
+    matmul_tiled,
+)
 from numba_flash.kernels.passes import delta, merge
-from numba_flash.problem import AttentionProblem, Operands, real_of
+from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
 from numba_flash.runtime import launch
+from numba_flash.runtime.launch import STATIC_SHARED_BYTES
 from numba_flash.testing.tolerance import assert_close
 
 from .helpers import DTYPES, in_simulator, normal
@@ -88,6 +101,33 @@ def test_why_not():
         assert reasons(module, d=4, dv=4, B=2**16, Hq=2**16) == [f"{2**33} blocks > {2**31 - 1}"]
         (reason,) = module.why_not(attention_problem(64, 64), small)
         assert reason == "its tiles need more than the 1024 bytes of shared memory of a small GPU"
+
+
+BEFORE_FLASH2 = (attention_naive, attention_two_pass, attention_one_pass, flash1_forward, flash1_backward)
+
+
+@pytest.mark.parametrize("module", BEFORE_FLASH2, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_why_not_before_flash2(module):
+    every = ScoreOptions(softcap=True, alibi="float32", bias="float16", mask=True)
+    options = ("softcap", "alibi_slopes", "bias", "mask")
+    assert module.why_not(attention_problem(256, 256), SIMULATOR) == []
+    assert module.why_not(replace(attention_problem(257, 300), score=every), SIMULATOR) == [
+        *[f"{option} needs flash2 or a later rung" for option in options],
+        "d=257 > 256",
+        "dv=300 > 256",
+    ]
+    (reason,) = module.why_not(attention_problem(4, 4, B=2**20, Hq=2**20), SIMULATOR)
+    assert reason.endswith(f" blocks > {2**31 - 1}")
+
+
+@pytest.mark.parametrize("module", [flash1_forward, flash1_backward], ids=["forward", "backward"])
+def test_tiles_of_flash1_are_legal(module):
+    assert set(module.CONFIGS) == set(itertools.product((4, 8), arguments.WIDTHS))
+    for (itemsize, width), tiles in module.CONFIGS.items():
+        assert tiles.D == tiles.DV == width and tiles.rows == 1
+        assert tiles.threads % 32 == 0 and tiles.threads <= 1024
+        assert 32 % tiles.CG == 0  # a row lives in lanes of one warp
+        assert module.shared_bytes(tiles, itemsize) <= STATIC_SHARED_BYTES
 
 
 def test_matmul_tiles_are_legal():
