@@ -1,0 +1,156 @@
+"""Every kernel compiled without a GPU, and the rules that machine code has to keep.
+
+A rule is broken by float64 arithmetic in a kernel of other numbers, by an array or a register in local memory, which
+is slow global memory, and by code that does not compile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from numba_flash.config import Device
+from numba_flash.kernels.arguments import WIDTHS
+from numba_flash.kernels.passes import delta, merge
+from numba_flash.ladder import BACKWARD, FORWARD, LADDER
+from numba_flash.problem import FLOATS, AttentionProblem, Operands
+from numba_flash.runtime import Launch, signature
+from numba_flash.runtime.offline import Usage, assemble, find_ptxas, to_ptx
+from numba_flash.simulator import SIMULATED
+from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
+
+DEVICES = {
+    "sm_75": Device("sm_75", (7, 5), 64 * 1024),
+    "sm_80": Device("sm_80", (8, 0), 163 * 1024),
+    "sm_90": Device("sm_90", (9, 0), 227 * 1024),
+}
+OPTIONS_D = 64  # the head dimension at which kernels are compiled with every score option, too
+
+# Bytes that a kernel may spill: by its name, and in this order arch, dtype of arithmetic and head dimension.
+ALLOWED_SPILLS: dict[tuple[str, str, str, int], int] = {}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel to compile: launch number `launch` of those with which a rung, or a pass, solves a problem."""
+
+    source: str
+    arch: str
+    problem: Any
+    launch: int = 0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What became of a variant: its kernel, a block's shared memory, and the rules that it breaks."""
+
+    variant: Variant
+    kernel: str
+    threads: int
+    shared_bytes: int
+    usage: Usage | None
+    broken: tuple[str, ...]
+
+
+def merge_launches(p: AttentionProblem) -> list[Launch]:
+    """The launches that merge two results of one head."""
+    o, lse = zeros((1, p.Nq, p.dv), p.dtype), zeros((1, p.Nq), p.real)
+    return merge.launches(o, lse, o, lse, o, lse)
+
+
+def delta_launches(p: AttentionProblem) -> list[Launch]:
+    """The launches that make delta with a gradient of LSE, which no problem tells of."""
+    o, lse = zeros((p.B, p.Hq, p.Nq, p.dv), p.dtype), zeros((p.B, p.Hq, p.Nq), p.real)
+    return delta.launches(p, Operands(o, o, o, do=o, o=o, dlse=lse), lse)
+
+
+PASSES: dict[str, Callable[[AttentionProblem], list[Launch]]] = {"delta": delta_launches, "merge": merge_launches}
+
+
+def launches_of(source: str, problem: Any, device: Device) -> list[Launch]:
+    """How a rung or a pass solves a problem; no launches where it cannot on such a device."""
+    if source in PASSES:
+        return PASSES[source](problem)
+    (rung,) = (rung for rung in LADDER if rung.name == source)
+    return [] if rung.why_not(problem, device) else specimen_launches(rung, problem, device)
+
+
+def problems(operation: str) -> Iterator[Any]:
+    """One problem for each kernel that an operation's rungs choose among."""
+    for dtype, vector in itertools.product(FLOATS, (True, False)):
+        if operation in ATTENTION:
+            for d in WIDTHS:
+                yield specimen(operation, dtype, d=d, vector=vector)
+            yield specimen(operation, dtype, d=OPTIONS_D, vector=vector, **EVERY_OPTION)
+        else:
+            yield specimen(operation, dtype, vector=vector)
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel of every rung and pass, for every architecture that it is for, once."""
+    sources = [(rung.name, rung.operation, rung.archs) for rung in LADDER if rung.on_gpu]
+    sources += [(name, FORWARD, tuple(DEVICES)) for name in PASSES]
+    seen = set()
+    for source, operation, archs in sources:
+        for arch, problem in itertools.product(archs, list(problems(operation))):
+            for n, launch in enumerate(launches_of(source, problem, DEVICES[arch])):
+                key = arch, launch.kernel, signature(launch.args)
+                if key not in seen:
+                    seen.add(key)
+                    yield Variant(source, arch, problem, n)
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compile one kernel to machine code and look at it."""
+    device = DEVICES[variant.arch]
+    launch = launches_of(variant.source, variant.problem, device)[variant.launch]
+    usage, broken = inspect_launch(launch, variant)
+    shared_bytes = launch.kernel.shared_bytes + (usage.shared_bytes if usage else 0)
+    return Compiled(variant, launch.kernel.name, launch.kernel.threads, shared_bytes, usage, tuple(broken))
+
+
+def inspect_launch(launch: Launch, variant: Variant) -> tuple[Usage | None, list[str]]:
+    """What a launch's kernel uses, and the rules that it breaks."""
+    p, device = variant.problem, DEVICES[variant.arch]
+    try:
+        ptx = to_ptx(launch.kernel, signature(launch.args), device.compute_capability)
+        usage = assemble(ptx, variant.arch)
+    except Exception as error:  # numba's errors share no other class
+        return None, [f"does not compile: {error}"]
+    broken = []
+    doubles = len(re.findall(r"\.f64\b", ptx))
+    if doubles and p.dtype != "float64":
+        broken.append(f"{doubles} .f64 in a {p.dtype} kernel")
+    if ".local" in ptx:
+        broken.append("an array in local memory")
+    allowed = ALLOWED_SPILLS.get((launch.kernel.name, variant.arch, p.dtype, getattr(p, "d", 0)), 0)
+    spills = max(usage.spilled_bytes, usage.reloaded_bytes)
+    if spills > allowed:
+        broken.append(f"{spills} bytes spilled ({allowed} allowed)")
+    return usage, broken
+
+
+def compile_all(chosen: Sequence[Variant], done: Callable[[], None] = lambda: None) -> list[Compiled]:
+    """Compile variants on all cores, in their order; `done` is called after each.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no ptxas, or the simulator stands in for the compiler.
+    """
+    if SIMULATED:
+        raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
+    find_ptxas()
+    workers = max(1, min(len(chosen), os.cpu_count() or 1))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(compile_variant, variant) for variant in chosen]
+        for _ in as_completed(futures):
+            done()
+    return [future.result() for future in futures]
