@@ -62,6 +62,11 @@ class Rung:
         """The rung's module, imported on use."""
         return importlib.import_module(self.module)
 
+    def bytes(self, problem: Any, device: Device) -> int:
+        """What a rung of the GPU reads from and writes to global memory, whatever a cache spares it."""
+        traffic = self.load().traffic(problem, device)
+        return traffic.global_read + traffic.global_written
+
     def why_not(self, problem: Any, device: Device | None) -> list[str]:
         """Why this rung cannot solve the problem on `device` (None: no GPU); empty if it can."""
         if not self.on_gpu:

@@ -4,6 +4,8 @@ A block's threads form a grid of row groups times column groups. Thread (rg, cg)
 a local array (row-major): rows rg + RG*r, so that neighbouring row groups read neighbouring rows, and columns that are
 either cg + CG*c (`multiply_abt`) or TN/4 vectors of four at 4*(cg + CG*h). Each operand is read four elements at a
 time. All loops have constant trip counts, so the compiler unrolls them and the local array becomes registers.
+
+Beside each factory stands how many shared elements one thread reads in one call, for the cards' traffic.
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ def make_multiply_abt(RG: int, CG: int, TM: int, TN: int, depth: int):
     return multiply_abt
 
 
+def abt_reads(TM: int, TN: int, depth: int) -> int:
+    """Shared elements that a thread of multiply_abt reads: each row of B once, and all its rows of A again for it."""
+    return TN * (1 + TM) * depth
+
+
 @cache
 def make_multiply_ab(RG: int, CG: int, TM: int, TN: int, depth: int, real: Any):
     """Make multiply_ab(acc, A, B, rg, cg): acc[r, :] += A[row r] @ B, A (RG*TM, depth), B (depth, CG*TN)."""
@@ -56,6 +63,11 @@ def make_multiply_ab(RG: int, CG: int, TM: int, TN: int, depth: int, real: Any):
                         acc[r * TN + 4 * h + 3] += a[4 * r + y] * b[3]
 
     return multiply_ab
+
+
+def ab_reads(TM: int, TN: int, depth: int) -> int:
+    """Shared elements that a thread of multiply_ab, or multiply_atb, reads: its rows of A and its columns of B."""
+    return (TM + TN) * depth
 
 
 @cache

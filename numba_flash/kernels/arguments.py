@@ -10,7 +10,7 @@ import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv
 
 WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
@@ -61,6 +61,12 @@ def grid_reasons(blocks: int) -> list[str]:
 def strides_of(x: Array | None) -> tuple[int, ...]:
     """A kernel's strides argument: those of `x`, zeros for no array."""
     return NO_STRIDES if x is None else (*x.strides, *NO_STRIDES)[:4]
+
+
+def option_bytes(score: ScoreOptions) -> tuple[int, int]:
+    """Bytes that score options read: of slopes, for a thread and a head; of bias and mask, for a pair of a block."""
+    slope = ITEMSIZE[score.alibi] if score.alibi else 0
+    return slope, (ITEMSIZE[score.bias] if score.bias else 0) + (ITEMSIZE["bool"] if score.mask else 0)
 
 
 def score_arguments(problem: AttentionProblem, x: Operands) -> tuple[Any, ...]:

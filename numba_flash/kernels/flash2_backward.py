@@ -10,7 +10,7 @@ On chip    dK, dV: | Kj Bc x D | Vj Bc x DV | Qi Br x D | dOi Br x DV | P Br x B
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
 Units      s, LSE in nats, scale applied; dQ and dK take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
-Traffic    dK, dV: K, V once, Q, dO Tc times; dQ: Q, dO once, K, V Tr times; five products become seven
+Traffic    dK, dV: K, V once, Q, dO Tc times; dQ: Q, dO once, K, V Tr times; five products become seven: `traffic`
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from functools import cache
 from numba import cuda
 from numba.types import uint8
 
-from numba_flash.arrays import Array, empty
+from numba_flash.arrays import ITEMSIZE, Array, empty
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import make_multiply_ab, make_multiply_abt, make_multiply_atb
+from numba_flash.device.products import (
+    ab_reads,
+    abt_reads,
+    make_multiply_ab,
+    make_multiply_abt,
+    make_multiply_atb,
+)
 from numba_flash.device.scores import make_gradient, make_hide, make_modify, make_slope
 from numba_flash.device.tiles import (
     fill,
@@ -33,12 +39,13 @@ from numba_flash.device.tiles import (
     make_write_rows,
     make_write_vectors,
 )
-from numba_flash.kernels.arguments import choose_tiles, reasons_against, score_arguments
+from numba_flash.kernels.arguments import choose_tiles, option_bytes, reasons_against, score_arguments
 from numba_flash.kernels.passes import delta as delta_pass
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.ptx import global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
+from numba_flash.tiling import all_visible, cdiv, count_key_blocks, count_query_blocks, key_blocks, query_blocks
+from numba_flash.traffic import Traffic
 
 # As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
 KEY_CONFIGS = {
@@ -275,3 +282,51 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
         (*inputs, Written(dq), *tail),
     )
     return [*delta_pass.launches(problem, x, delta), keys, queries]
+
+
+def traffic(problem: AttentionProblem, device: Device) -> Traffic:
+    """What all threads of the three launches move, without a gradient of LSE. Tiles are read whole."""
+    return delta_pass.traffic(problem) + key_traffic(problem, device) + query_traffic(problem, device)
+
+
+def key_traffic(p: AttentionProblem, device: Device) -> Traffic:
+    """What the blocks that own keys move: K and V once, Q, dO, LSE and delta in every step."""
+    t = choose_tiles(KEY_CONFIGS, key_shared_bytes, p, device)
+    assert t is not None
+    stored, real, group = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.Hq // p.Hk
+    blocks = p.B * p.Hk * cdiv(p.Nk, t.Bc)
+    steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+    own, met, P = t.Bc * (t.D + t.DV), t.Br * (t.D + t.DV), t.Br * t.Bc
+    TN, TK, TD, TV = t.Bc // t.CG, t.Bc // t.RG, t.D // t.CG, t.DV // t.CG
+    slopes, pairs = option_bytes(p.score)
+    scores = abt_reads(t.rows, TN, t.D) + abt_reads(t.rows, TN, t.DV)
+    products = t.threads * (scores + ab_reads(TK, TV, t.Br) + ab_reads(TK, TD, t.Br))
+    tiles = (blocks * own + steps * met) * stored
+    rows = steps * 2 * t.Br * t.CG * real  # LSE and delta, by every lane of a row
+    return Traffic(
+        global_read=tiles + rows + blocks * group * t.threads * slopes + steps * P * pairs,
+        global_written=p.B * p.Hk * p.Nk * (p.d + p.dv) * stored,
+        shared_read=steps * products * real,
+        shared_written=(blocks * own + steps * (met + 2 * P)) * real,
+    )
+
+
+def query_traffic(p: AttentionProblem, device: Device) -> Traffic:
+    """What the blocks that own queries move: Q and dO once, K, V, LSE and delta in every step."""
+    t = choose_tiles(QUERY_CONFIGS, query_shared_bytes, p, device)
+    assert t is not None
+    stored, real, heads = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.B * p.Hq
+    blocks = heads * cdiv(p.Nq, t.Br)
+    steps = heads * count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+    own, met, P = t.Br * (t.D + t.DV), t.Bc * (t.D + t.DV), t.Br * t.Bc
+    TN, TD = t.Bc // t.CG, t.D // t.CG
+    slopes, pairs = option_bytes(p.score)
+    scores = abt_reads(t.rows, TN, t.D) + abt_reads(t.rows, TN, t.DV)
+    tiles = (blocks * own + steps * met) * stored
+    rows = steps * 2 * t.Br * t.CG * real
+    return Traffic(
+        global_read=tiles + rows + blocks * t.threads * slopes + steps * P * pairs,
+        global_written=heads * p.Nq * p.d * stored,
+        shared_read=steps * t.threads * (scores + ab_reads(t.rows, TD, t.Bc)) * real,
+        shared_written=(blocks * own + steps * (met + P)) * real,
+    )

@@ -8,7 +8,7 @@ On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV | P Br x Bc |   shared, in float
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      s, m, LSE in nats, scale applied
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
-Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once
+Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from functools import cache
 from numba import cuda
 from numba.types import uint8
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import make_multiply_ab, make_multiply_abt
+from numba_flash.device.products import ab_reads, abt_reads, make_multiply_ab, make_multiply_abt
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.tiles import fill, head, make_load_tile, make_store_piece, make_write_rows
-from numba_flash.kernels.arguments import choose_tiles, reasons_against, score_arguments
+from numba_flash.kernels.arguments import choose_tiles, option_bytes, reasons_against, score_arguments
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import all_visible, cdiv, key_blocks
+from numba_flash.tiling import all_visible, cdiv, count_key_blocks, key_blocks
+from numba_flash.traffic import Traffic
 
 # For each width of arithmetic (4 or 8 bytes) and padded head dimension: tile sizes, fastest first, then ones that
 # need less shared memory.
@@ -66,12 +67,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    ITEMSIZE = REAL.bitwidth // 8
-    Q_SHAPE, K_SHAPE = (Br, padded(D, ITEMSIZE)), (Bc, padded(D, ITEMSIZE))
-    V_SHAPE, P_SHAPE = (Bc, padded(DV, ITEMSIZE)), (Br, padded(Bc, ITEMSIZE))
-    K_AT = Br * Q_SHAPE[1] * ITEMSIZE
-    V_AT = K_AT + Bc * K_SHAPE[1] * ITEMSIZE
-    P_AT = V_AT + Bc * V_SHAPE[1] * ITEMSIZE
+    WIDTH = REAL.bitwidth // 8
+    Q_SHAPE, K_SHAPE = (Br, padded(D, WIDTH)), (Bc, padded(D, WIDTH))
+    V_SHAPE, P_SHAPE = (Bc, padded(DV, WIDTH)), (Br, padded(Bc, WIDTH))
+    K_AT = Br * Q_SHAPE[1] * WIDTH
+    V_AT = K_AT + Bc * K_SHAPE[1] * WIDTH
+    P_AT = V_AT + Bc * V_SHAPE[1] * WIDTH
 
     load_q = make_load_tile(dtype, Br, D, tiles.threads, vector)
     load_k = make_load_tile(dtype, Bc, D, tiles.threads, vector)
@@ -147,7 +148,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, vector: bool, score: ScoreOpti
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, rg, cg, i * Br, Nq, dv)
 
-    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, ITEMSIZE), tiles.blocks)
+    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
@@ -158,3 +159,21 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
     return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]
+
+
+def traffic(problem: AttentionProblem, device: Device) -> Traffic:
+    """What all threads move. Tiles are read whole: beyond N, d and dv, element 0 in place of the missing ones."""
+    t = choose_tiles(CONFIGS, shared_bytes, problem, device)
+    assert t is not None
+    stored, real, heads = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real], problem.B * problem.Hq
+    blocks = heads * cdiv(problem.Nq, t.Br)
+    steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)
+    Q, KV, P, TD = t.Br * t.D, t.Bc * (t.D + t.DV), t.Br * t.Bc, t.DV // t.CG
+    slopes, pairs = option_bytes(problem.score)
+    products = t.threads * (abt_reads(t.rows, t.Bc // t.CG, t.D) + ab_reads(t.rows, TD, t.Bc))
+    return Traffic(
+        global_read=(blocks * Q + steps * KV) * stored + blocks * t.threads * slopes + steps * P * pairs,
+        global_written=heads * problem.Nq * (problem.dv * stored + real),
+        shared_read=steps * products * real,
+        shared_written=(blocks * Q + steps * (KV + P)) * real,
+    )

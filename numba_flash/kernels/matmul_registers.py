@@ -18,16 +18,17 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import make_multiply_ab
+from numba_flash.device.products import ab_reads, make_multiply_ab
 from numba_flash.device.tiles import fill, make_load_tile, make_write_rows
 from numba_flash.kernels.arguments import grid_reasons
 from numba_flash.problem import MatmulProblem
 from numba_flash.ptx import global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,17 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
     args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K)
     return [Launch(kernel, grid(problem, tiles), args)]
+
+
+def traffic(problem: MatmulProblem, device: Device) -> Traffic:
+    """What all threads move. Tiles are read whole: beyond M, N and K, element 0 in place of the missing ones."""
+    t = tiles_of(problem)
+    real = 8 if problem.dtype == "float64" else 4
+    steps = grid(problem, t) * cdiv(problem.K, t.BK)
+    tiles = steps * (t.BM + t.BN) * t.BK
+    return Traffic(
+        global_read=tiles * ITEMSIZE[problem.dtype],
+        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
+        shared_read=steps * t.threads * ab_reads(t.TM, t.TN, t.BK) * real,
+        shared_written=tiles * real,
+    )

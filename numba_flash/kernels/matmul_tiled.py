@@ -17,7 +17,7 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device
 from numba_flash.device.number import number
 from numba_flash.kernels.arguments import grid_reasons
@@ -25,6 +25,7 @@ from numba_flash.problem import MatmulProblem
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
 
 CONFIGS = [32]  # T
 
@@ -76,3 +77,16 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     (T,) = CONFIGS
     kernel = make_matmul_tiled(problem.dtype, problem.out_dtype, T)
     return [Launch(kernel, grid(problem), (a, a.strides, b, b.strides, Written(c), problem.M, problem.N, problem.K))]
+
+
+def traffic(problem: MatmulProblem, device: Device) -> Traffic:
+    """What all threads move, for M, N and K that are multiples of T; elements beyond the edges are not read."""
+    (T,) = CONFIGS
+    real = 8 if problem.dtype == "float64" else 4
+    steps = grid(problem) * cdiv(problem.K, T)
+    return Traffic(
+        global_read=steps * 2 * T * T * ITEMSIZE[problem.dtype],
+        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
+        shared_read=steps * T * T * 2 * T * real,
+        shared_written=steps * 2 * T * T * real,
+    )

@@ -145,18 +145,18 @@ class CountedWindow(Window):
 
     def __getitem__(self, i: Any) -> Any:
         value = super().__getitem__(i)
-        self._count("read", 1)
+        self._note("read", 1)
         return value
 
     def __setitem__(self, i: Any, value: Any) -> None:
         super().__setitem__(i, value)
-        self._count("write", 1)
+        self._note("write", 1)
 
     def locate(self, action: str, i: Any, n: int, alignment: int) -> int:
         """As in Window, for an access that follows."""
         k = super().locate(action, i, n, alignment)
-        self._count(action, n)
+        self._note(action, n)
         return k
 
-    def _count(self, action: str, n: int) -> None:
+    def _note(self, action: str, n: int) -> None:
         self._tally.bytes["global_read" if action == "read" else "global_written"] += n * self.dtype.itemsize
