@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from numba_flash.runtime.launch import Kernel, compiler_options
 
-HOW_TO_INSTALL = "python -m pip install 'cuda-toolkit[nvcc] == 13.0.*'"
+HOW_TO_INSTALL = "python -m pip install 'cuda-toolkit[nvcc,nvrtc] == 13.0.*', or numba_flash[test]"
 USAGE = {
     "registers": r"Used (\d+) registers",
     "shared_bytes": r"(\d+) bytes smem",
