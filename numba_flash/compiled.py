@@ -170,7 +170,7 @@ def inspect_launch(launch: Launch, variant: Variant) -> tuple[Usage | None, list
     doubles = len(re.findall(r"\.f64\b", ptx))
     if doubles and p.dtype != "float64":
         broken.append(f"{doubles} .f64 in a {p.dtype} kernel")
-    if ".local" in ptx:
+    if re.search(r"\.local\b", ptx):
         broken.append("an array in local memory")
     allowed = allowed_spills(variant)
     spills = max(usage.spilled_bytes, usage.reloaded_bytes)

@@ -136,5 +136,5 @@ def compiled_table(results: Sequence[Compiled]) -> Table:
         v, use = result.variant, result.usage
         registers, spilled = ("-", "-") if use is None else (use.registers, max(use.spilled_bytes, use.reloaded_bytes))
         figures = (result.threads, registers, result.shared_bytes, spilled)
-        table.add_row(v.kernel, v.arch, v.problem.dtype, str(v.d), form(v), *map(str, figures))
+        table.add_row(v.kernel, v.arch, v.problem.dtype, str(getattr(v.problem, "d", "")), form(v), *map(str, figures))
     return table

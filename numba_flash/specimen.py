@@ -12,6 +12,10 @@ from numba_flash.problem import AttentionProblem, MatmulProblem, Operands, Score
 from numba_flash.runtime import Launch
 
 ATTENTION = (FORWARD, BACKWARD)
+EVERY_OPTION: dict[str, Any] = {
+    "softcap": 1.0,
+    "score": ScoreOptions(softcap=True, alibi="float32", bias="float32", mask=True),
+}
 
 
 def specimen(operation: str, dtype: str = "float32", *, N: int = 64, d: int = 64, H: int = 1, **more: Any) -> Any:
@@ -61,6 +65,3 @@ def zeros(shape: Sequence[int], dtype: str) -> Array:
     array = wrap(NUMPY.empty(shape, dtype, None), NUMPY)
     array.fill(0)
     return array
-
-
-EVERY_OPTION = {"softcap": 1.0, "score": ScoreOptions(softcap=True, alibi="float32", bias="float32", mask=True)}

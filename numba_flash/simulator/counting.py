@@ -106,6 +106,6 @@ def counted(array: np.ndarray) -> np.ndarray:
     tally = current_tally()
     if tally is None:
         return array
-    array = array.view(CountedArray)
-    array.tally = tally
-    return array
+    view = array.view(CountedArray)
+    view.tally = tally
+    return view

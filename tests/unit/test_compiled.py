@@ -111,9 +111,9 @@ BROKEN = """
         x[0] = y[n]
 
     def spills(X, n):
-        x = global_view(X, 0, types.float32)
+        x = global_view(X, cuda.threadIdx.x, types.float32)
         y = cuda.local.array(100, types.float32)
-        for c in range(100):
+        for c in range(100):  # 100 numbers in the 64 registers that a thread of 1024 has
             y[c] = x[c]
         for i in range(n):
             for c in range(100):
