@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numba_flash.config import Device
@@ -74,6 +74,11 @@ class Variant:
         return getattr(self.problem, "d", USUAL_D)
 
     @property
+    def vector(self) -> bool:
+        """Does it read four elements at a time?"""
+        return getattr(self.problem, "vector", False)
+
+    @property
     def options(self) -> bool:
         """Is it the kernel with every score option?"""
         return getattr(self.problem, "softcap", None) is not None
@@ -120,13 +125,14 @@ def launches_of(source: str, problem: Any, device: Device) -> list[Launch]:
 
 def problems(operation: str) -> Iterator[Any]:
     """One problem for each kernel that an operation's rungs choose among."""
-    for dtype, vector in itertools.product(FLOATS, (True, False)):
-        yield specimen(operation, dtype, d=USUAL_D, vector=vector)
-        if operation in ATTENTION:
-            for d in (d for d in WIDTHS if d != USUAL_D):
-                yield specimen(operation, dtype, d=d, vector=vector)
-            if vector:
-                yield specimen(operation, dtype, d=USUAL_D, **EVERY_OPTION)
+    others = [d for d in WIDTHS if d != USUAL_D] if operation in ATTENTION else []
+    for dtype, d in itertools.product(FLOATS, (USUAL_D, *others)):
+        problem = specimen(operation, dtype, d=d)
+        yield problem
+        if hasattr(problem, "vector"):
+            yield replace(problem, vector=False)
+    if operation in ATTENTION:
+        yield from (specimen(operation, dtype, d=USUAL_D, **EVERY_OPTION) for dtype in FLOATS)
 
 
 def variants() -> Iterator[Variant]:

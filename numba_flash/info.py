@@ -122,7 +122,7 @@ def print_compiled(only: str = "", arch: str = "", dtype: str = "", dim: int = 0
 
 def form(v: Variant) -> str:
     """How a kernel reads its operands, and whether it is the one with every score option."""
-    return f"{'vector' if v.problem.vector else 'element'}{', options' if v.options else ''}"
+    return f"{'vector' if v.vector else 'element'}{', options' if v.options else ''}"
 
 
 def compiled_table(results: Sequence[Compiled]) -> Table:

@@ -7,7 +7,8 @@ On chip    | As T x T | Bs T x T |   shared, in float32 (float64), T = 32
 Invariant  after step t: acc = sum of A[row, x] B[x, col] over x < (t + 1)*T
 Units      those of the inputs; 16-bit inputs accumulate in float32
 Edges      beyond M, N, K the tiles hold zeros; only existing elements are written
-Traffic    reads A N/T times and B M/T times: T times less than one thread an element does alone
+Traffic    reads A cdiv(N, T) times and B cdiv(M, T) times: T times less than matmul_naive; writes C once;
+           from shared memory two numbers for every multiplication
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device
 from numba_flash.device.number import number
 from numba_flash.kernels.arguments import grid_reasons
-from numba_flash.problem import MatmulProblem
+from numba_flash.problem import MatmulProblem, real_of
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
@@ -39,6 +40,20 @@ def grid(problem: MatmulProblem) -> int:
     """How many blocks the product takes."""
     (T,) = CONFIGS
     return cdiv(problem.M, T) * cdiv(problem.N, T) * problem.B
+
+
+def traffic(problem: MatmulProblem, device: Device) -> Traffic:
+    """What exists of A for every column of tiles, of B for every row of them; whole tiles in shared memory."""
+    (T,) = CONFIGS
+    M, N, K, real = problem.M, problem.N, problem.K, ITEMSIZE[real_of(problem.dtype)]
+    loaded = problem.B * (M * K * cdiv(N, T) + K * N * cdiv(M, T))
+    tiles = 2 * grid(problem) * cdiv(K, T)
+    return Traffic(
+        global_read=loaded * ITEMSIZE[problem.dtype],
+        global_written=problem.B * M * N * ITEMSIZE[problem.out_dtype],
+        shared_read=tiles * T**3 * real,
+        shared_written=tiles * T**2 * real,
+    )
 
 
 @cache
@@ -77,16 +92,3 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     (T,) = CONFIGS
     kernel = make_matmul_tiled(problem.dtype, problem.out_dtype, T)
     return [Launch(kernel, grid(problem), (a, a.strides, b, b.strides, Written(c), problem.M, problem.N, problem.K))]
-
-
-def traffic(problem: MatmulProblem, device: Device) -> Traffic:
-    """What all threads move, for M, N and K that are multiples of T; elements beyond the edges are not read."""
-    (T,) = CONFIGS
-    real = 8 if problem.dtype == "float64" else 4
-    steps = grid(problem) * cdiv(problem.K, T)
-    return Traffic(
-        global_read=steps * 2 * T * T * ITEMSIZE[problem.dtype],
-        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
-        shared_read=steps * T * T * 2 * T * real,
-        shared_written=steps * 2 * T * T * real,
-    )

@@ -64,7 +64,7 @@ def test_every_rung_is_listed_for_each_of_its_architectures_dtypes_and_loads():
     wanted = {(rung.name, arch, dtype) for rung in RUNGS for arch in rung.archs for dtype in FLOATS}
     assert wanted <= listed
     assert {(name, arch, dtype) for name in ("delta", "merge") for arch in DEVICES for dtype in FLOATS} <= listed
-    loads = {v.problem.vector for v in variants() if v.source == "flash2_forward"}
+    loads = {v.vector for v in variants() if v.source == "flash2_forward"}
     assert loads == {True, False}
 
 
