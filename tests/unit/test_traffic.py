@@ -10,7 +10,7 @@ from numba_flash import simulator
 from numba_flash.arrays import read
 from numba_flash.config import SIMULATOR
 from numba_flash.kernels.passes import delta, merge
-from numba_flash.ladder import BACKWARD, LADDER
+from numba_flash.ladder import BACKWARD, LADDER, MATMUL
 from numba_flash.problem import Operands, ScoreOptions, real_of
 from numba_flash.ptx import global_view, load4, shared_tile, store4
 from numba_flash.runtime import Kernel, Launch, Written, launch
@@ -25,25 +25,30 @@ RUNGS = [rung for rung in LADDER if rung.on_gpu]
 # Sizes are whole tiles of `tiny_tiles`.
 PROBLEMS = {
     "plain": {"N": 32, "d": 32},
-    "elements": {"N": 16, "d": 32, "dtype": "float16", "vector": False},
+    "half": {"N": 16, "d": 32, "dtype": "bfloat16"},
     "float64": {"N": 16, "d": 32, "dtype": "float64"},
 }
-ATTENTION_PROBLEMS = PROBLEMS | {
-    "causal": {"N": 32, "d": 32, "last": 0},
-    "window": {"N": 32, "d": 32, "first": -9, "last": 3},
-    "heads": {"N": 16, "d": 32, "B": 2, "Hq": 2, "Hk": 1, "dv": 64},
-    "narrow": {"N": 16, "d": 20, "dv": 8},
-    "options": {"N": 16, "d": 32, "Hq": 2, **EVERY_OPTION},
-    "bias": {"N": 16, "d": 32, "score": ScoreOptions(bias="float16")},
-}
-MATMUL_PROBLEMS = PROBLEMS | {"shapes": {"N": 16, "B": 2, "M": 32, "K": 8, "out_dtype": "float64"}}
+ELEMENTS = {"elements": {"N": 16, "d": 32, "dtype": "float16", "vector": False}}
+ATTENTION_PROBLEMS = (
+    PROBLEMS
+    | ELEMENTS
+    | {
+        "causal": {"N": 32, "d": 32, "last": 0},
+        "window": {"N": 32, "d": 32, "first": -9, "last": 3},
+        "heads": {"N": 16, "d": 32, "B": 2, "Hq": 2, "Hk": 1, "dv": 64},
+        "narrow": {"N": 16, "d": 20, "dv": 8},
+        "options": {"N": 16, "d": 32, "Hq": 2, **EVERY_OPTION},
+        "bias": {"N": 16, "d": 32, "score": ScoreOptions(bias="float16")},
+    }
+)
+MATMUL_PROBLEMS = PROBLEMS | ELEMENTS | {"shapes": {"N": 16, "B": 2, "M": 32, "K": 8, "out_dtype": "float64"}}
 
 
 def cases():
     """Every rung with every problem of its operation."""
     for rung in RUNGS:
-        problems = ATTENTION_PROBLEMS if rung.operation in ATTENTION else MATMUL_PROBLEMS
-        for name, sizes in problems.items():
+        problems = {MATMUL: MATMUL_PROBLEMS, **dict.fromkeys(ATTENTION, ATTENTION_PROBLEMS)}
+        for name, sizes in problems.get(rung.operation, PROBLEMS).items():
             yield pytest.param(rung, specimen(rung.operation, **sizes), name == "plain", id=f"{rung.name}-{name}")
 
 
