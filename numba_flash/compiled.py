@@ -33,26 +33,32 @@ DEVICES = {
 USUAL_D = 64  # the head dimension that kernels which do not depend on it are listed with
 
 # Bytes that a kernel may spill on sm_75, sm_80 and sm_90, whatever its loads: by name, dtype of arithmetic, head
-# dimension, and whether every score option is on. The aim is an empty table.
+# dimension, and whether every score option is on. All of these kernels use the 255 registers that a thread can have;
+# the comments say what fills them. The aim is an empty table.
 ALLOWED_SPILLS = {
-    # s, derivative and acc are 128 numbers of a thread; sums over d, addresses and strides take the other registers.
+    # s, derivative and acc are 32, 32 and 64 numbers of a thread.
     ("flash2_forward", "float32", 64, False): (232, 24, 0),
     ("flash2_forward", "float32", 64, True): (164, 28, 44),
+    # Only with element loads.
     ("flash2_forward", "float32", 256, False): (0, 44, 72),
-    # acc is 32 to 64 doubles, two registers each.
+    # acc is 32 doubles, two registers each.
     ("flash2_forward", "float64", 256, False): (116, 144, 32),
-    # Two blocks a multiprocessor, or 8 x 16 numbers of s, dP, dK and dV together.
+    # s, dP, dK and dV are 32 numbers each; derivative adds 32.
     ("flash2_backward_keys", "float32", 64, False): (96, 180, 180),
     ("flash2_backward_keys", "float32", 64, True): (40, 364, 352),
+    # Up to 40 bytes with vector loads, the rest with element loads.
     ("flash2_backward_keys", "float32", 128, False): (96, 104, 92),
     ("flash2_backward_keys", "float32", 256, False): (136, 0, 0),
+    # Only with element loads.
     ("flash2_backward_keys", "float64", 32, False): (0, 0, 16),
+    # dK and dV are 32 doubles each on sm_75.
     ("flash2_backward_keys", "float64", 128, False): (64, 0, 0),
-    # On sm_80 dK and dV are 128 doubles each of a thread, twice what there are registers for.
+    # dK and dV are 128 doubles each on sm_80, whose tiles have 32 threads: twice what there are registers for.
     ("flash2_backward_keys", "float64", 256, False): (0, 4792, 68),
-    # Element by element, four addresses live at once.
+    # Only with element loads.
     ("flash2_backward_queries", "float32", 128, False): (56, 60, 60),
     ("flash2_backward_queries", "float32", 256, False): (68, 52, 52),
+    # dQ is 16 doubles.
     ("flash2_backward_queries", "float64", 128, False): (20, 0, 0),
     ("flash2_backward_queries", "float64", 256, False): (0, 0, 20),
 }
