@@ -9,7 +9,8 @@ from pictures import picture
 
 from numba_flash.config import SIMULATOR
 from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL, SOFTMAX
-from numba_flash.problem import AttentionProblem, MatmulProblem
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import AttentionProblem
 from numba_flash.softmax_problem import SoftmaxProblem
 
 D = 64

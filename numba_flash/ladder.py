@@ -10,7 +10,8 @@ from typing import Any
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
 from numba_flash.kernels.arguments import visible_pairs
-from numba_flash.problem import AttentionProblem, MatmulProblem, Reasons
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import AttentionProblem, Reasons
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import SoftmaxProblem
 
@@ -63,6 +64,11 @@ class Rung:
         """The rung's module, imported on use."""
         return importlib.import_module(self.module)
 
+    def bytes(self, problem: Any, device: Device) -> int:
+        """What a rung of the GPU reads from and writes to global memory, whatever a cache spares it."""
+        traffic = self.load().traffic(problem, device)
+        return traffic.global_read + traffic.global_written
+
     def why_not(self, problem: Any, device: Device | None) -> list[str]:
         """Why this rung cannot solve the problem on `device` (None: no GPU); empty if it can."""
         if not self.on_gpu:
@@ -87,10 +93,12 @@ LADDER = (
          "no S in memory: scores are computed twice", "Milakov 2018, arXiv:1805.02867; Ye 2023", SIMT, forward_flops),
     Rung("attention_one_pass", "numba_flash.kernels.attention_one_pass", FORWARD, "attention_one_pass",
          "o' is right for the keys met so far: one pass", "Ye 2023", SIMT, forward_flops),
+    Rung("matmul_naive", "numba_flash.kernels.matmul_naive", MATMUL, "matmul_naive",
+         "a thread for every element", "Kirk & Hwu, PMPP ch. 3", SIMT, matmul_flops),
     Rung("matmul_tiled", "numba_flash.kernels.matmul_tiled", MATMUL, "matmul_tiled",
          "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
     Rung("matmul_registers", "numba_flash.kernels.matmul_registers", MATMUL, "matmul_registers",
-         "register tiles: a thread owns 8 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
+         "register tiles: a thread owns 8 x 16 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("flash1_forward", "numba_flash.kernels.flash1_forward", FORWARD, "flash1",
          "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
     Rung("flash1_backward", "numba_flash.kernels.flash1_backward", BACKWARD, "flash1",
@@ -98,7 +106,7 @@ LADDER = (
     Rung("flash2_forward", "numba_flash.kernels.flash2_forward", FORWARD, "flash2",
          "the query loop is the grid; one LSE", "Dao 2023, arXiv:2307.08691", SIMT, forward_flops),
     Rung("flash2_backward", "numba_flash.kernels.flash2_backward", BACKWARD, "flash2",
-         "P from LSE; delta; dK/dV and dQ without atomics", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
+         "P from LSE; delta; a block owns key rows, dQ is summed", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",

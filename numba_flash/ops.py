@@ -12,7 +12,8 @@ from numba_flash import reference
 from numba_flash.arrays import Array, empty, give_back, gpu_count, stream_handle, to_gpu, to_host
 from numba_flash.config import current_device
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
-from numba_flash.problem import AttentionRequest, Reasons, attention_request, matmul_request, merge_request
+from numba_flash.matmul_problem import matmul_request
+from numba_flash.problem import AttentionRequest, Reasons, attention_request, merge_request
 from numba_flash.runtime import Launch, launch
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import softmax_request

@@ -68,6 +68,18 @@ def query_blocks(j, Br, Bc, Nq, Nk, first, last):
     return low // Br, cdiv(high, Br)
 
 
+def count_key_blocks(Br, Bc, Nq, Nk, first, last):
+    """How many key blocks all query blocks of one head meet."""
+    met = (key_blocks(i, Br, Bc, Nq, Nk, first, last) for i in range(cdiv(Nq, Br)))
+    return sum(end - begin for begin, end in met)
+
+
+def count_query_blocks(Br, Bc, Nq, Nk, first, last):
+    """How many query blocks all key blocks of one head meet."""
+    met = (query_blocks(j, Br, Bc, Nq, Nk, first, last) for j in range(cdiv(Nk, Bc)))
+    return sum(end - begin for begin, end in met)
+
+
 @register_jitable
 def all_visible(row, col, Br, Bc, Nk, first, last):
     """Does every row of the (Br, Bc) tile at (row, col) see every key of it?"""

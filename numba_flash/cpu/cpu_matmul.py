@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from numba_flash.arrays import Array
-from numba_flash.problem import MatmulProblem
+from numba_flash.matmul_problem import MatmulProblem
 
 
 def run(problem: MatmulProblem, x: Sequence[Array], c: Array) -> None:

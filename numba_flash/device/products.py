@@ -44,6 +44,10 @@ class Piece:
         """Elements of a piece."""
         return self.TM * self.TN
 
+    def reads(self, depth: int) -> int:
+        """Shared elements that a thread reads in a product of this depth."""
+        return (self.TM + self.TN) * depth
+
 
 @cache
 def make_place(CG: int):

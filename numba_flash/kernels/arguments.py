@@ -11,7 +11,8 @@ import numpy as np
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles
 from numba_flash.device.tiles import Loads
-from numba_flash.problem import AttentionProblem, MatmulProblem, Operands
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv, query_blocks, seen_keys
 
 WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
@@ -99,6 +100,17 @@ def visited_tiles(problem: AttentionProblem, t: Tiles) -> int:
 def strides_of(x: Array | None) -> tuple[int, ...]:
     """A kernel's strides argument: those of `x`, zeros for no array."""
     return NO_STRIDES if x is None else (*x.strides, *NO_STRIDES)[:4]
+
+
+def option_bytes(score: ScoreOptions) -> tuple[int, int]:
+    """Bytes that score options read: of slopes, for a thread and a head; of bias and mask, for a pair of a block."""
+    slope = ITEMSIZE[score.alibi] if score.alibi else 0
+    return slope, (ITEMSIZE[score.bias] if score.bias else 0) + (ITEMSIZE["bool"] if score.mask else 0)
+
+
+def read_columns(problem: AttentionProblem, t: Tiles, device: Device) -> tuple[int, int]:
+    """How many columns of Q, K and of V, dO a whole tile reads: copies leave out the ones beyond d and dv."""
+    return (problem.d, problem.dv) if kind_of_loads(problem, device) == "copies" else (t.D, t.DV)
 
 
 def score_arguments(problem: AttentionProblem, x: Operands) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over t
 Units      s, LSE in nats, scale applied; dQ and dK take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
 Traffic    K, V once, Q, dO Tc times, dQ Tc times added to; deterministic: Q, dO once, K, V Tr times more, and the five
-           products become seven
+           products become seven: `traffic`
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import cache
 from numba import cuda
 from numba.types import uint8
 
-from numba_flash.arrays import Array, empty
+from numba_flash.arrays import ITEMSIZE, Array, empty
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import Piece, make_multiply_ab, make_multiply_abt, make_multiply_atb, make_place
@@ -38,13 +38,21 @@ from numba_flash.device.tiles import (
     make_store_piece,
     make_write_rows,
 )
-from numba_flash.kernels.arguments import choose_tiles, kind_of_loads, reasons_against, score_arguments
+from numba_flash.kernels.arguments import (
+    choose_tiles,
+    kind_of_loads,
+    option_bytes,
+    read_columns,
+    reasons_against,
+    score_arguments,
+)
 from numba_flash.kernels.passes import convert as convert_pass
 from numba_flash.kernels.passes import delta as delta_pass
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.ptx import global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
+from numba_flash.tiling import all_visible, cdiv, count_key_blocks, count_query_blocks, key_blocks, query_blocks
+from numba_flash.traffic import Traffic
 
 # As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
 KEY_CONFIGS = {
@@ -75,6 +83,13 @@ def shared_bytes(t: Tiles, itemsize: int) -> int:
     return (rows + t.Br * padded(t.Bc, itemsize)) * itemsize
 
 
+def pieces(t: Tiles) -> tuple[Piece, Piece, Piece, Piece]:
+    """A thread's pieces of S (and dP), dQ, dK and dV."""
+    RG, CG = t.RG, t.CG
+    keys, values = (Piece(RG, CG, t.Bc // RG, width // CG, U=4, V=4) for width in (t.D, t.DV))
+    return Piece(RG, CG, t.rows, t.Bc // CG), Piece(RG, CG, t.rows, t.D // CG, V=4), keys, values
+
+
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why these kernels cannot solve the problem on the device; empty if they can."""
     keys = reasons_against(KEY_CONFIGS, shared_bytes, problem, device)
@@ -84,10 +99,8 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 @cache
 def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions, adds: Adds | None) -> Kernel:
     """Algorithm 2 as it stands; without `adds`, less its dQ. A block owns one key block of one KV head."""
-    Br, Bc, D, DV, TM, RG, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.RG, tiles.CG
-    scores = Piece(RG, CG, TM, Bc // CG)
-    keys, values = (Piece(RG, CG, Bc // RG, width // CG, U=4, V=4) for width in (D, DV))
-    queries = Piece(RG, CG, TM, D // CG, V=4)
+    Br, Bc, D, DV, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.CG
+    scores, queries, keys, values = pieces(tiles)
     SCORES, DK, DV_, DQ = scores.size, keys.size, values.size, queries.size
     ADDS_DQ = adds is not None
     n = number(dtype)
@@ -191,8 +204,8 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
 @cache
 def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions) -> Kernel:
     """dQ: the same loop turned inside out, so that no two blocks write the same rows. A block owns one query block."""
-    Br, Bc, D, DV, TM, RG, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.RG, tiles.CG
-    scores, queries = Piece(RG, CG, TM, Bc // CG), Piece(RG, CG, TM, D // CG, V=4)
+    Br, Bc, D, DV, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.CG
+    scores, queries, _, _ = pieces(tiles)
     SCORES, DQ = scores.size, queries.size
     n = number(dtype)
     STORED, REAL, ZERO = n.stored, n.real, n.zero
@@ -321,3 +334,54 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
         (*inputs, Written(dq), *tail),
     )
     return [*before, queries]
+
+
+def traffic(problem: AttentionProblem, device: Device) -> Traffic:
+    """What all threads of the launches move, without a gradient of LSE. An addition to dQ reads it and writes it."""
+    both = delta_pass.traffic(problem) + key_traffic(problem, device)
+    if problem.deterministic:
+        return both + query_traffic(problem, device)
+    return both if problem.dtype == problem.real else both + convert_pass.traffic(problem)
+
+
+def key_traffic(p: AttentionProblem, device: Device) -> Traffic:
+    """What the blocks that own keys move: K and V once, Q, dO, LSE and delta in every step, and dQ if it is summed."""
+    t = choose_tiles(KEY_CONFIGS, shared_bytes, p, device)
+    assert t is not None
+    stored, real, group = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.Hq // p.Hk
+    scores, queries, keys, values = pieces(t)
+    blocks = p.B * p.Hk * cdiv(p.Nk, t.Bc)
+    steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+    slopes, pairs = option_bytes(p.score)
+    read = (blocks * t.Bc + steps * t.Br) * sum(read_columns(p, t, device)) * stored
+    rows = steps * 2 * t.Br * t.CG * real  # LSE and delta, by every lane of a row
+    products = scores.reads(t.D + t.DV) + keys.reads(t.Br) + values.reads(t.Br)
+    added = 0
+    if not p.deterministic:
+        products += queries.reads(t.Bc)
+        added = steps * t.Br * p.d * real
+    return Traffic(
+        global_read=read + rows + blocks * group * t.threads * slopes + steps * t.Br * t.Bc * pairs + added,
+        global_written=p.B * p.Hk * p.Nk * (p.d + p.dv) * stored + added,
+        shared_read=steps * t.threads * products * real,
+        shared_written=((blocks * t.Bc + steps * t.Br) * (t.D + t.DV) + steps * 2 * t.Br * t.Bc) * real,
+    )
+
+
+def query_traffic(p: AttentionProblem, device: Device) -> Traffic:
+    """What the blocks that own queries move: Q and dO once, K, V, LSE and delta in every step."""
+    t = choose_tiles(QUERY_CONFIGS, shared_bytes, p, device)
+    assert t is not None
+    stored, real, heads = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.B * p.Hq
+    scores, queries, _, _ = pieces(t)
+    blocks = heads * cdiv(p.Nq, t.Br)
+    steps = heads * count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+    slopes, pairs = option_bytes(p.score)
+    read = (blocks * t.Br + steps * t.Bc) * sum(read_columns(p, t, device)) * stored
+    rows = steps * 2 * t.Br * t.CG * real
+    return Traffic(
+        global_read=read + rows + blocks * t.threads * slopes + steps * t.Br * t.Bc * pairs,
+        global_written=heads * p.Nq * p.d * stored,
+        shared_read=steps * t.threads * (scores.reads(t.D + t.DV) + queries.reads(t.Bc)) * real,
+        shared_written=((blocks * t.Br + steps * t.Bc) * (t.D + t.DV) + steps * t.Br * t.Bc) * real,
+    )

@@ -9,7 +9,7 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      s, m, LSE in nats, scale applied
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
-Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once
+Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 from numba import cuda
 from numba.types import uint8
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Tiles, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import APART, Piece, make_multiply_atb, make_place, make_rows_and_columns
@@ -36,11 +36,19 @@ from numba_flash.device.tiles import (
     make_store_transposed,
     make_write_rows,
 )
-from numba_flash.kernels.arguments import choose_tiles, kind_of_loads, reasons_against, score_arguments
+from numba_flash.kernels.arguments import (
+    choose_tiles,
+    kind_of_loads,
+    option_bytes,
+    read_columns,
+    reasons_against,
+    score_arguments,
+)
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import all_visible, cdiv, key_blocks
+from numba_flash.tiling import all_visible, cdiv, count_key_blocks, key_blocks
+from numba_flash.traffic import Traffic
 
 # For each width of arithmetic (4 or 8 bytes) and padded head dimension: tile sizes, fastest first, then ones that
 # need less shared memory.
@@ -62,6 +70,14 @@ def shared_bytes(t: Tiles, itemsize: int) -> int:
     return (t.D * rows + t.D * keys + t.Bc * wide + t.Bc * rows) * itemsize
 
 
+def pieces(t: Tiles) -> tuple[Piece, Piece]:
+    """A thread's pieces of S and of O."""
+    columns = t.Bc // t.CG
+    return Piece(t.RG, t.CG, t.rows, columns, 4, 4 if columns % 4 == 0 else 1), Piece(
+        t.RG, t.CG, t.rows, t.DV // t.CG, 4, 4
+    )
+
+
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
     return reasons_against(CONFIGS, shared_bytes, problem, device)
@@ -71,18 +87,17 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions) -> Kernel:
     """The kernel for one set of tile sizes, storage dtype, kind of loads and score options."""
     Br, Bc, D, DV, TM, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.CG
-    scores = Piece(tiles.RG, CG, TM, Bc // CG, U=4, V=4 if Bc // CG % 4 == 0 else 1)
-    out = Piece(tiles.RG, CG, TM, DV // CG, U=4, V=4)
+    scores, out = pieces(tiles)
     SCORES, OUT, TD = scores.size, out.size, out.TN
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    ITEMSIZE = REAL.bitwidth // 8
-    Q_SHAPE, K_SHAPE = (D, padded(Br, ITEMSIZE)), (D, padded(Bc, ITEMSIZE))
-    V_SHAPE, P_SHAPE = (Bc, padded(DV, ITEMSIZE)), (Bc, padded(Br, ITEMSIZE))
-    K_AT = D * Q_SHAPE[1] * ITEMSIZE
-    V_AT = K_AT + D * K_SHAPE[1] * ITEMSIZE
-    P_AT = V_AT + Bc * V_SHAPE[1] * ITEMSIZE
+    WIDTH = REAL.bitwidth // 8
+    Q_SHAPE, K_SHAPE = (D, padded(Br, WIDTH)), (D, padded(Bc, WIDTH))
+    V_SHAPE, P_SHAPE = (Bc, padded(DV, WIDTH)), (Bc, padded(Br, WIDTH))
+    K_AT = D * Q_SHAPE[1] * WIDTH
+    V_AT = K_AT + D * K_SHAPE[1] * WIDTH
+    P_AT = V_AT + Bc * V_SHAPE[1] * WIDTH
 
     load_q, load_k = (make_load_transposed(dtype, rows, D, tiles.threads, loads) for rows in (Br, Bc))
     load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
@@ -166,7 +181,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, rg, cg, i * Br, Nq, dv)
 
-    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, ITEMSIZE), tiles.blocks)
+    return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
@@ -177,3 +192,24 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
     return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]
+
+
+def traffic(problem: AttentionProblem, device: Device) -> Traffic:
+    """What all threads move where N is a multiple of the tiles."""
+    t = choose_tiles(CONFIGS, shared_bytes, problem, device)
+    assert t is not None
+    stored, real, heads = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real], problem.B * problem.Hq
+    blocks = heads * cdiv(problem.Nq, t.Br)
+    steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)
+    scores, out = pieces(t)
+    d, dv = read_columns(problem, t, device)
+    slopes, pairs = option_bytes(problem.score)
+    read = blocks * t.Br * d + steps * t.Bc * (d + dv)
+    products = scores.reads(t.D) + out.reads(t.Bc)
+    written = blocks * t.Br * t.D + steps * (t.Bc * (t.D + t.DV) + t.Br * t.Bc)
+    return Traffic(
+        global_read=read * stored + blocks * t.threads * slopes + steps * t.Br * t.Bc * pairs,
+        global_written=heads * problem.Nq * (problem.dv * stored + real),
+        shared_read=steps * t.threads * products * real,
+        shared_written=written * real,
+    )

@@ -21,16 +21,17 @@ import numpy as np
 from numba import cuda
 
 from numba_flash import ptx
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import Piece, make_multiply_atb, make_place
 from numba_flash.device.tiles import Loads, fill, make_load_tile, make_load_transposed, make_pipeline, make_write_rows
 from numba_flash.kernels.arguments import grid_reasons, kind_of_loads
-from numba_flash.problem import MatmulProblem
+from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.ptx import global_view, shared_tile
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class MatmulTiles:
 CONFIGS = {4: MatmulTiles(128, 256, 16, 8, 16), 8: MatmulTiles(64, 64, 16, 4, 4)}  # by bytes of arithmetic
 
 
+def piece_of(t: MatmulTiles) -> Piece:
+    """A thread's piece of C."""
+    return Piece(t.BM // t.TM, t.BN // t.TN, t.TM, t.TN, U=4, V=4)
+
+
 def why_not(problem: MatmulProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
     return grid_reasons(grid(problem, tiles_of(problem)))
@@ -70,8 +76,8 @@ def grid(problem: MatmulProblem, t: MatmulTiles) -> int:
 @cache
 def make_matmul_registers(tiles: MatmulTiles, dtype: str, out_dtype: str, loads: Loads) -> Kernel:
     """The kernel for one set of tile sizes, input dtype, output dtype and kind of loads."""
-    BM, BN, BK, TM, TN, THREADS = tiles.BM, tiles.BN, tiles.BK, tiles.TM, tiles.TN, tiles.threads
-    piece = Piece(BM // TM, BN // TN, TM, TN, U=4, V=4)
+    BM, BN, BK, THREADS = tiles.BM, tiles.BN, tiles.BK, tiles.threads
+    piece = piece_of(tiles)
     OUT = piece.size
     n = number(dtype)
     STORED, REAL, ZERO = n.stored, n.real, n.zero
@@ -102,7 +108,8 @@ def make_matmul_registers(tiles: MatmulTiles, dtype: str, out_dtype: str, loads:
         acc = cuda.local.array(OUT, REAL)
         fill(acc, OUT, ZERO)
         A_rows, B_cols = global_view(A, b * A_strides[0], STORED), global_view(B, b * B_strides[0], STORED)
-        fetch(As, Bs, A_rows, A_strides, B_cols, B_strides, row0, col0, 0, M, N, K)
+        if K > 0:
+            fetch(As, Bs, A_rows, A_strides, B_cols, B_strides, row0, col0, 0, M, N, K)
         for x in range(0, K, 2 * BK):  # two pairs of tiles take turns: one is multiplied while the other is fetched
             wait(0)
             cuda.syncthreads()  # As, Bs are written; everyone has read next_As, next_Bs before they change
@@ -130,3 +137,18 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     one = np.dtype(problem.real).type(1)
     args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K, one)
     return [Launch(kernel, grid(problem, tiles), args)]
+
+
+def traffic(problem: MatmulProblem, device: Device) -> Traffic:
+    """What all threads move where M, N and K are multiples of the tiles."""
+    t = tiles_of(problem)
+    real = 8 if problem.dtype == "float64" else 4
+    blocks, steps = grid(problem, t), 2 * cdiv(problem.K, 2 * t.BK)
+    tiles = (t.BM + t.BN) * t.BK
+    read = cdiv(problem.K, t.BK) if kind_of_loads(problem, device) == "copies" else steps + 1  # copies stop at K
+    return Traffic(
+        global_read=blocks * read * tiles * ITEMSIZE[problem.dtype],
+        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
+        shared_read=blocks * steps * t.threads * piece_of(t).reads(t.BK) * real,
+        shared_written=blocks * (steps + 1) * tiles * real,
+    )

@@ -22,7 +22,8 @@ from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device
 from numba_flash.device.number import number
 from numba_flash.kernels.arguments import grid_reasons
-from numba_flash.problem import MatmulProblem, real_of
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import real_of
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv

@@ -111,13 +111,17 @@ def pointer(arg: Any) -> Any:
     return arg
 
 
+def compiler_options(kernel: Kernel) -> dict[str, Any]:
+    """What numba is told beside a kernel's signature."""
+    return {"launch_bounds": (kernel.threads, kernel.blocks)}
+
+
 @cache
 def compiled_kernel(kernel: Kernel, signature: Any, ordinal: int) -> Any:
     """The kernel compiled for a device, allowed the shared memory that it asks for."""
     from numba import cuda
 
-    jit = cuda.jit(signature, launch_bounds=(kernel.threads, kernel.blocks))
-    compiled = jit(kernel.function)
+    compiled = cuda.jit(signature, **compiler_options(kernel))(kernel.function)
     if kernel.shared_bytes > STATIC_SHARED_BYTES:
         allow_shared_bytes(compiled, kernel.shared_bytes, ordinal)
     return compiled

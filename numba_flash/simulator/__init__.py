@@ -29,6 +29,7 @@ SIMULATED = enabled()
 
 if TYPE_CHECKING or SIMULATED:
     from .collectives import exchange, exchange_block, exchange_group
+    from .counting import count_traffic
     from .gate import Gate, park
     from .install import install
     from .launch import launch
@@ -45,7 +46,7 @@ else:
         raise RuntimeError("the simulator is off: set NUMBA_ENABLE_CUDASIM=1 before numba is first imported")
 
     exchange = exchange_block = exchange_group = launch = options = park = Gate = Pointer = Thread = current = _off
-    copy_vector = load_vector = store_vector = shared_window = _off
+    copy_vector = count_traffic = load_vector = store_vector = shared_window = _off
 
 __all__ = [
     "SIMULATED",
@@ -56,6 +57,7 @@ __all__ = [
     "Pointer",
     "Thread",
     "copy_vector",
+    "count_traffic",
     "current",
     "enabled",
     "exchange",

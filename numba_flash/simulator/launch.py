@@ -16,6 +16,7 @@ import numpy as np
 
 from .block import Block
 from .callpath import CallSites
+from .counting import begin
 from .options import chosen
 from .thread import Dim3, Thread, running
 
@@ -103,6 +104,7 @@ def launch(
         raise ValueError(f"{block=} has {prod(blockDim)} threads, more than {MAX_THREADS}")
     if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
         raise ValueError(f"{shared_bytes=} is not in 0 .. {MAX_SHARED_BYTES}")
+    begin(getattr(function, "__name__", str(function)))
     how = chosen.get()
     with np.errstate(all="ignore"):
         Launch(function, tuple(args), gridDim, blockDim, shared_bytes, how.seed, how.landing == "early").run()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .allocation import Allocation
+from .counting import Tally, current_tally
 from .errors import MemoryFault
 from .thread import running
 
@@ -52,7 +53,8 @@ class Pointer:
 
     def view(self, dtype: Any) -> Window:
         """The memory from here on, and before, as elements of a NumPy dtype."""
-        return Window(self, dtype)
+        tally = current_tally()
+        return Window(self, dtype) if tally is None else CountedWindow(self, dtype, tally)
 
     def __repr__(self) -> str:
         array = self.allocation.array
@@ -130,3 +132,31 @@ class Window:
             f"{running() or 'the host'} cannot {action} {nbytes} bytes at byte {offset} of the {array.dtype} array "
             f"of shape {array.shape} and strides {array.strides}: {reason}"
         )
+
+
+class CountedWindow(Window):
+    """A window that counts the elements that are read and written."""
+
+    __slots__ = ("_tally",)
+
+    def __init__(self, pointer: Pointer, dtype: Any, tally: Tally) -> None:
+        super().__init__(pointer, dtype)
+        self._tally = tally
+
+    def __getitem__(self, i: Any) -> Any:
+        value = super().__getitem__(i)
+        self._note("read", 1)
+        return value
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        super().__setitem__(i, value)
+        self._note("write", 1)
+
+    def locate(self, action: str, i: Any, n: int, alignment: int) -> int:
+        """As in Window, for an access that follows."""
+        k = super().locate(action, i, n, alignment)
+        self._note(action, n)
+        return k
+
+    def _note(self, action: str, n: int) -> None:
+        self._tally.bytes["global_read" if action == "read" else "global_written"] += n * self.dtype.itemsize

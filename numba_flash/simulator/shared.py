@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .callpath import CallPath
+from .counting import counted
 from .memory import Shape, address, as_dtype, as_shape, unwritten_at
 from .thread import current
 
@@ -53,11 +54,11 @@ def shared_array(shape: Shape, dtype: Any, alignment: int | None = None) -> np.n
     block, dtype, shape = current().block, as_dtype(dtype), as_shape(shape)
     shared = block.shared
     if shape == (0,):
-        return shared.dynamic[: shared.dynamic.size // dtype.itemsize * dtype.itemsize].view(dtype)
+        return counted(shared.dynamic[: shared.dynamic.size // dtype.itemsize * dtype.itemsize].view(dtype))
     declaration = block.sites.path(sys._getframe(1))
     array = shared.declared.get(declaration)
     if array is None:
         array = shared.declared[declaration] = unwritten_at(shape, dtype, alignment or dtype.itemsize)
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"one declaration of a shared array is both {array.shape} {array.dtype} and {shape} {dtype}")
-    return array
+    return counted(array)

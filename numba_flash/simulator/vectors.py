@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .counting import CountedArray
 from .errors import MemoryFault
 from .memory import address
 from .pointer import Window
@@ -63,11 +64,13 @@ def _locate(action: str, array: Any, index: Any, n: int) -> tuple[np.ndarray, in
     if isinstance(array, Window):
         return array.cells, array.locate(action, index, n, alignment)
     if isinstance(array, SharedWindow) and array.cells is not None:
-        return array.cells, array.locate(index, n, alignment)
+        return array.cells, array.locate(action, index, n, alignment)
     *outer, last = index if isinstance(index, tuple) else (index,)
     row = array.view(np.ndarray)[tuple(outer)]
     if min(*outer, last, 0) < 0 or row.ndim != 1 or last + n > len(row):
         raise MemoryFault(f"{running() or 'the host'}: {n} elements from {index} on are not in a shape {array.shape}")
     if (address(row) + last * row.itemsize) % alignment:
         raise MemoryFault(f"{running() or 'the host'}: {n} {array.dtype} from {index} on: the address is misaligned")
+    if isinstance(array, CountedArray):
+        array.count(action, n)
     return row, last

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .counting import CountedArray, Tally, current_tally
 from .errors import MemoryFault
 from .memory import Shape, as_dtype, as_shape
 from .thread import current
@@ -26,10 +27,13 @@ class SharedWindow(np.ndarray):
         Of the first element, in the host's memory.
     cells : ndarray or None
         The same elements in one dimension, unchecked; None for views.
+    tally : Tally or None
+        Where accesses are counted, if they are.
     """
 
     address = 0
     cells: np.ndarray | None = None
+    tally: Tally | None = None
 
     def __getitem__(self, key: Any) -> Any:
         _refuse_negative(self, key)
@@ -39,7 +43,7 @@ class SharedWindow(np.ndarray):
         _refuse_negative(self, key)
         setitem(self, key, value)
 
-    def locate(self, key: Any, n: int, alignment: int) -> int:
+    def locate(self, action: str, key: Any, n: int, alignment: int) -> int:
         """Where in `cells` self[key] is, if it and the n - 1 elements behind it in its row may be accessed at once."""
         place, shape, k = key if type(key) is tuple else (key,), self.shape, 0
         for i, size in zip(place, shape, strict=True):
@@ -50,6 +54,16 @@ class SharedWindow(np.ndarray):
             raise MemoryFault(f"{current()}: {n} elements from {key} on are not in a shared window of shape {shape}")
         if (self.address + k * self.itemsize) % alignment:
             raise MemoryFault(f"{current()}: {n} {self.dtype} from {key} on are misaligned: not at {alignment} bytes")
+        return k
+
+
+class CountedSharedWindow(CountedArray, SharedWindow):
+    """A shared window that counts the elements that are read and written."""
+
+    def locate(self, action: str, key: Any, n: int, alignment: int) -> int:
+        """As in SharedWindow, for an access that follows."""
+        k = super().locate(action, key, n, alignment)
+        self.count(action, n)
         return k
 
 
@@ -79,9 +93,12 @@ def shared_window(offset: int, shape: Shape, dtype: Any) -> SharedWindow:
         raise MemoryFault(f"{current()}: bytes {offset} to {offset + nbytes} are not in the {size} of shared memory")
     if offset % dtype.itemsize:
         raise MemoryFault(f"{current()}: shared memory of {dtype} at byte {offset} is misaligned")
-    window = SharedWindow(shape, dtype, shared.dynamic, offset)
+    tally = current_tally()
+    kind = SharedWindow if tally is None else CountedSharedWindow
+    window = kind(shape, dtype, shared.dynamic, offset)
     window.address = shared.address + offset
     window.cells = np.ndarray(prod(shape), dtype, shared.dynamic, offset)
+    window.tally = tally
     return window
 
 

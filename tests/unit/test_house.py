@@ -24,6 +24,7 @@ ORDER = (
     "algorithms",
     "arrays",
     "problem",
+    "matmul_problem",
     "softmax_problem",
     "traffic",
     "simulator",
@@ -36,10 +37,12 @@ ORDER = (
     "kernels",
     "cpu",
     "ladder",
+    "specimen",
     "ops",
     "__init__",
     "torch",
     "testing",
+    "compiled",
     "info",
     "demo",
     "bench",
@@ -128,7 +131,7 @@ def test_every_row_of_the_ladder_is_a_module(rung):
         return
     assert rung.module == f"numba_flash.kernels.{rung.name}"
     assert any(name.endswith("CONFIGS") for name in vars(module))
-    assert callable(module.why_not) and callable(module.launches)
+    assert callable(module.why_not) and callable(module.launches) and callable(module.traffic)
     factories = [f for name, f in vars(module).items() if name.startswith(f"make_{rung.name}")]
     assert factories and all(hasattr(factory, "cache_info") for factory in factories)
 

@@ -1,13 +1,19 @@
 """What the ladder says about work: visible pairs and flops."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 
+import numba_flash
 from numba_flash import reference
+from numba_flash.__main__ import main
 from numba_flash.config import Device
+from numba_flash.info import ladder_markdown
 from numba_flash.ladder import LADDER, visible_pairs
-from numba_flash.problem import AttentionProblem, MatmulProblem
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import AttentionProblem
 from numba_flash.softmax_problem import SoftmaxProblem
 from numba_flash.tiling import band
 
@@ -42,3 +48,15 @@ def test_flops(rung):
 
 def test_architectures():
     assert [Device("", cc, 0).arch for cc in ((7, 5), (8, 0), (8, 9), (9, 0))] == ["sm_75", "sm_80", "sm_89", "sm_90a"]
+
+
+def test_the_readme_shows_the_ladder():
+    readme = (Path(numba_flash.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    _, shown, _ = re.split("<!-- /?ladder -->\n", readme)
+    assert shown == f"{ladder_markdown()}\n", "python -m numba_flash info --ladder prints what belongs there"
+    assert all(f"[{rung.name}]" in shown for rung in LADDER if rung.on_gpu)
+
+
+def test_the_command_prints_the_ladder(capsys):
+    assert main(["info", "--ladder"]) == 0
+    assert capsys.readouterr().out == f"{ladder_markdown()}\n"

@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 
 from numba_flash.arrays import read
-from numba_flash.problem import (
-    Reasons,
-    ScoreOptions,
-    attention_request,
-    broadcast_lead,
-    dtype_name,
-    matmul_request,
-    merge_request,
-    on_16_bytes,
-)
+from numba_flash.matmul_problem import broadcast_lead, dtype_name, matmul_request
+from numba_flash.problem import Reasons, ScoreOptions, attention_request, merge_request, on_16_bytes
 from numba_flash.tiling import band
 
 from .helpers import normal

@@ -6,7 +6,8 @@ import pytest
 from numba_flash import reference, softmax
 from numba_flash.config import SIMULATOR
 from numba_flash.kernels import matmul_naive, matmul_tiled, softmax_online, softmax_safe
-from numba_flash.problem import MatmulProblem, Reasons
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.problem import Reasons
 from numba_flash.softmax_problem import SoftmaxProblem, softmax_request
 from numba_flash.testing.naive import naive_softmax
 from numba_flash.testing.tolerance import assert_close

@@ -17,11 +17,13 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.device.number import number
+from numba_flash.problem import AttentionProblem
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
 
 THREADS, ELEMENTS = 256, 1024  # of a block
 
@@ -45,3 +47,9 @@ def launches(x: Array, y: Array) -> list[Launch]:
     """The launch that writes y, both contiguous."""
     count = math.prod(y.shape)
     return [Launch(make_convert(y.dtype), cdiv(count, ELEMENTS), (x, Written(y), count))]
+
+
+def traffic(problem: AttentionProblem) -> Traffic:
+    """What all threads move for dQ."""
+    count = problem.B * problem.Hq * problem.Nq * problem.d
+    return Traffic(global_read=count * ITEMSIZE[problem.real], global_written=count * ITEMSIZE[problem.dtype])

@@ -16,7 +16,7 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.device.number import number
 from numba_flash.device.softmax import make_row_sum
 from numba_flash.device.tiles import head
@@ -25,6 +25,7 @@ from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
 
 ROWS = 4  # of a block
 
@@ -62,3 +63,11 @@ def launches(problem: AttentionProblem, x: Operands, delta: Array) -> list[Launc
     kernel = make_delta(problem.dtype, x.dlse is not None)
     inputs = (x.do, x.do.strides, x.o, x.o.strides, x.dlse, strides_of(x.dlse))
     return [Launch(kernel, cdiv(count, ROWS), (*inputs, Written(delta), problem.Hq, problem.Nq, problem.dv, count))]
+
+
+def traffic(problem: AttentionProblem, has_dlse: bool = False) -> Traffic:
+    """What all threads move; the warps beyond the last row read it again, and all 32 lanes of a warp read its dLSE."""
+    stored, real = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real]
+    count = problem.B * problem.Hq * problem.Nq
+    warps = cdiv(count, ROWS) * ROWS
+    return Traffic(global_read=warps * (2 * problem.dv * stored + 32 * real * has_dlse), global_written=count * real)

@@ -18,10 +18,11 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.device.number import number
 from numba_flash.ptx import device, global_view
 from numba_flash.runtime import Kernel, Launch, Written
+from numba_flash.traffic import Traffic
 
 THREADS = 128
 
@@ -61,3 +62,12 @@ def launches(o1: Array, lse1: Array, o2: Array, lse2: Array, o: Array, lse: Arra
     B, N, dv = o1.shape
     inputs = [item for x in (o1, lse1, o2, lse2) for item in (x, x.strides)]
     return [Launch(make_merge(o1.dtype), B * N, (*inputs, Written(o), Written(lse), N, dv))]
+
+
+def traffic(o: Array, lse: Array) -> Traffic:
+    """What all threads move for a result o (B, N, dv), lse (B, N); every thread reads both LSE of its row."""
+    (B, N, dv), stored, real = o.shape, ITEMSIZE[o.dtype], ITEMSIZE[lse.dtype]
+    return Traffic(
+        global_read=B * N * 2 * (dv * stored + THREADS * real),
+        global_written=B * N * (dv * stored + real),
+    )

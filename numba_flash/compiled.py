@@ -1,0 +1,211 @@
+"""Every kernel compiled without a GPU, and the rules that machine code has to keep.
+
+A rule is broken by float64 arithmetic in a kernel of other numbers, by an array or a register in local memory, which
+is slow global memory, and by code that does not compile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numba_flash.config import Device
+from numba_flash.kernels.arguments import WIDTHS
+from numba_flash.kernels.passes import delta, merge
+from numba_flash.ladder import FORWARD, LADDER
+from numba_flash.problem import FLOATS, AttentionProblem, Operands, real_of
+from numba_flash.runtime import Launch, signature
+from numba_flash.runtime.offline import Usage, assemble, find_ptxas, to_ptx
+from numba_flash.simulator import SIMULATED
+from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
+
+DEVICES = {
+    "sm_75": Device("sm_75", (7, 5), 64 * 1024),
+    "sm_80": Device("sm_80", (8, 0), 163 * 1024),
+    "sm_90": Device("sm_90", (9, 0), 227 * 1024),
+}
+USUAL_D = 64  # the head dimension that kernels which do not depend on it are listed with
+
+# Bytes that a kernel may spill on sm_75, sm_80 and sm_90, whatever its loads: by name, dtype of arithmetic, head
+# dimension, and whether every score option is on. All of these kernels use the 255 registers that a thread can have;
+# the comments say what fills them. The aim is an empty table.
+ALLOWED_SPILLS = {
+    # s, derivative and acc are 32, 32 and 64 numbers of a thread.
+    ("flash2_forward", "float32", 64, False): (232, 24, 0),
+    ("flash2_forward", "float32", 64, True): (164, 28, 44),
+    # Only with element loads.
+    ("flash2_forward", "float32", 256, False): (0, 44, 72),
+    # acc is 32 doubles, two registers each.
+    ("flash2_forward", "float64", 256, False): (116, 144, 32),
+    # s, dP, dK and dV are 32 numbers each; derivative adds 32.
+    ("flash2_backward_keys", "float32", 64, False): (96, 180, 180),
+    ("flash2_backward_keys", "float32", 64, True): (40, 364, 352),
+    # Up to 40 bytes with vector loads, the rest with element loads.
+    ("flash2_backward_keys", "float32", 128, False): (96, 104, 92),
+    ("flash2_backward_keys", "float32", 256, False): (136, 0, 0),
+    # Only with element loads.
+    ("flash2_backward_keys", "float64", 32, False): (0, 0, 16),
+    # dK and dV are 32 doubles each on sm_75.
+    ("flash2_backward_keys", "float64", 128, False): (64, 0, 0),
+    # dK and dV are 128 doubles each on sm_80, whose tiles have 32 threads: twice what there are registers for.
+    ("flash2_backward_keys", "float64", 256, False): (0, 4792, 68),
+    # Only with element loads.
+    ("flash2_backward_queries", "float32", 128, False): (56, 60, 60),
+    ("flash2_backward_queries", "float32", 256, False): (68, 52, 52),
+    # dQ is 16 doubles.
+    ("flash2_backward_queries", "float64", 128, False): (20, 0, 0),
+    ("flash2_backward_queries", "float64", 256, False): (0, 0, 20),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel to compile: launch number `launch` of those with which a rung, or a pass, solves a problem."""
+
+    source: str
+    kernel: str
+    arch: str
+    problem: Any
+    launch: int
+
+    @property
+    def d(self) -> int:
+        """The head dimension; where there is none, the usual one, so that choosing it leaves nothing out."""
+        return getattr(self.problem, "d", USUAL_D)
+
+    @property
+    def vector(self) -> bool:
+        """Does it read four elements at a time?"""
+        return getattr(self.problem, "vector", False)
+
+    @property
+    def options(self) -> bool:
+        """Is it the kernel with every score option?"""
+        return getattr(self.problem, "softcap", None) is not None
+
+    def matches(self, only: str, arch: str, dtype: str, dim: int) -> bool:
+        """Is `only` a part of its or its rung's name, and are the others its own, or empty or 0?"""
+        named = only in self.source or only in self.kernel
+        return named and arch in (self.arch, "") and dtype in (self.problem.dtype, "") and dim in (self.d, 0)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What became of a variant: a block's threads and shared memory, what it uses, and the rules that it breaks."""
+
+    variant: Variant
+    threads: int
+    shared_bytes: int
+    usage: Usage | None
+    broken: tuple[str, ...]
+
+
+def merge_launches(p: AttentionProblem) -> list[Launch]:
+    """The launches that merge two results of one head."""
+    o, lse = zeros((1, p.Nq, p.dv), p.dtype), zeros((1, p.Nq), p.real)
+    return merge.launches(o, lse, o, lse, o, lse)
+
+
+def delta_launches(p: AttentionProblem) -> list[Launch]:
+    """The launches that make delta with a gradient of LSE, which no problem tells of."""
+    o, lse = zeros((p.B, p.Hq, p.Nq, p.dv), p.dtype), zeros((p.B, p.Hq, p.Nq), p.real)
+    return delta.launches(p, Operands(o, o, o, do=o, o=o, dlse=lse), lse)
+
+
+PASSES: dict[str, Callable[[AttentionProblem], list[Launch]]] = {"delta": delta_launches, "merge": merge_launches}
+
+
+def launches_of(source: str, problem: Any, device: Device) -> list[Launch]:
+    """How a rung or a pass solves a problem; no launches where it cannot on such a device."""
+    if source in PASSES:
+        return PASSES[source](problem)
+    (rung,) = (rung for rung in LADDER if rung.name == source)
+    return [] if rung.why_not(problem, device) else specimen_launches(rung, problem, device)
+
+
+def problems(operation: str) -> Iterator[Any]:
+    """One problem for each kernel that an operation's rungs choose among."""
+    others = [d for d in WIDTHS if d != USUAL_D] if operation in ATTENTION else []
+    for dtype, d in itertools.product(FLOATS, (USUAL_D, *others)):
+        problem = specimen(operation, dtype, d=d)
+        yield problem
+        if hasattr(problem, "vector"):
+            yield replace(problem, vector=False)
+    if operation in ATTENTION:
+        yield from (specimen(operation, dtype, d=USUAL_D, **EVERY_OPTION) for dtype in FLOATS)
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel of every rung and pass, for every architecture that it is for, once."""
+    sources = [(rung.name, rung.operation, rung.archs) for rung in LADDER if rung.on_gpu]
+    sources += [(name, FORWARD, tuple(DEVICES)) for name in PASSES]
+    seen = set()
+    for source, operation, archs in sources:
+        for arch, problem in itertools.product(archs, list(problems(operation))):
+            for n, launch in enumerate(launches_of(source, problem, DEVICES[arch])):
+                key = arch, launch.kernel, signature(launch.args)
+                if key not in seen:
+                    seen.add(key)
+                    yield Variant(source, launch.kernel.name, arch, problem, n)
+
+
+def allowed_spills(v: Variant) -> int:
+    """The bytes that a variant may spill."""
+    allowed = ALLOWED_SPILLS.get((v.kernel, real_of(v.problem.dtype), v.d, v.options))
+    return 0 if allowed is None else dict(zip(DEVICES, allowed, strict=True))[v.arch]
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compile one kernel to machine code and look at it."""
+    device = DEVICES[variant.arch]
+    launch = launches_of(variant.source, variant.problem, device)[variant.launch]
+    usage, broken = inspect_launch(launch, variant)
+    shared_bytes = launch.kernel.shared_bytes + (usage.shared_bytes if usage else 0)
+    return Compiled(variant, launch.kernel.threads, shared_bytes, usage, tuple(broken))
+
+
+def inspect_launch(launch: Launch, variant: Variant) -> tuple[Usage | None, list[str]]:
+    """What a launch's kernel uses, and the rules that it breaks."""
+    p, device = variant.problem, DEVICES[variant.arch]
+    try:
+        ptx = to_ptx(launch.kernel, signature(launch.args), device.compute_capability)
+        usage = assemble(ptx, variant.arch)
+    except Exception as error:  # numba's errors share no other class
+        return None, [f"does not compile: {error}"]
+    broken = []
+    doubles = len(re.findall(r"\.f64\b", ptx))
+    if doubles and p.dtype != "float64":
+        broken.append(f"{doubles} .f64 in a {p.dtype} kernel")
+    if re.search(r"\.local\b", ptx):
+        broken.append("an array in local memory")
+    allowed = allowed_spills(variant)
+    spills = max(usage.spilled_bytes, usage.reloaded_bytes)
+    if spills > allowed:
+        broken.append(f"{spills} bytes spilled ({allowed} allowed)")
+    return usage, broken
+
+
+def compile_all(chosen: Sequence[Variant], done: Callable[[], None] = lambda: None) -> list[Compiled]:
+    """Compile variants on all cores, in their order; `done` is called after each.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no ptxas, or the simulator stands in for the compiler.
+    """
+    if SIMULATED:
+        raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
+    find_ptxas()
+    workers = max(1, min(len(chosen), os.cpu_count() or 1))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(compile_variant, variant) for variant in chosen]
+        for _ in as_completed(futures):
+            done()
+    return [future.result() for future in futures]

@@ -1,0 +1,178 @@
+"""Kernels compiled without a GPU, in a process of their own: here the simulator stands in for the compiler."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import numba_flash
+from numba_flash import compiled
+from numba_flash.__main__ import main
+from numba_flash.compiled import ALLOWED_SPILLS, DEVICES, allowed_spills, compile_all, variants
+from numba_flash.ladder import LADDER
+from numba_flash.problem import FLOATS, real_of
+from numba_flash.runtime import offline
+from numba_flash.simulator import SIMULATED
+
+ROOT = Path(numba_flash.__file__).parent.parent
+RUNGS = [rung for rung in LADDER if rung.on_gpu]
+SAMPLE = {
+    "every-rung": ("--arch=sm_90", "--dtype=float32", "--dim=64"),
+    "sm_75": ("--arch=sm_75", "--dtype=float16", "--dim=64", "--only=flash2_forward"),
+    "sm_80": ("--arch=sm_80", "--dtype=bfloat16", "--only=matmul"),
+}
+
+pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CUDA toolkit for macOS")
+
+
+def run(*arguments):
+    """A fresh interpreter, in which numba compiles."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+def compile_and_check(*choice):
+    """The lines of the table, one a kernel; no kernel breaks a rule."""
+    done = run("-m", "numba_flash", "info", "--compiled", *choice)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, *kernels, summary = done.stdout.splitlines()
+    assert summary == f"{len(kernels)} kernels compiled, 0 of them break a rule"
+    return kernels
+
+
+@pytest.mark.parametrize("choice", SAMPLE.values(), ids=SAMPLE)
+def test_a_sample_keeps_the_rules(choice):
+    kernels = compile_and_check(*choice)
+    if choice == SAMPLE["every-rung"]:
+        names = [*(rung.name for rung in RUNGS), "delta", "merge"]
+        assert [name for name in names if not any(line.startswith(name) for line in kernels)] == []
+
+
+@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="minutes: HYPOTHESIS_PROFILE=nightly")
+@pytest.mark.parametrize("arch", DEVICES)
+def test_every_kernel_keeps_the_rules(arch):
+    kernels = compile_and_check(f"--arch={arch}")
+    assert len(kernels) == sum(v.arch == arch for v in variants())
+
+
+def test_every_rung_is_listed_for_each_of_its_architectures_dtypes_and_loads():
+    listed = {(v.source, v.arch, v.problem.dtype) for v in variants()}
+    wanted = {(rung.name, arch, dtype) for rung in RUNGS for arch in rung.archs for dtype in FLOATS}
+    assert wanted <= listed
+    assert {(name, arch, dtype) for name in ("delta", "merge") for arch in DEVICES for dtype in FLOATS} <= listed
+    loads = {v.vector for v in variants() if v.source == "flash2_forward"}
+    assert loads == {True, False}
+
+
+def test_a_kernel_is_listed_once():
+    everything = list(variants())
+    assert len(set(everything)) == len(everything)
+
+
+def test_spills_are_allowed_only_to_kernels_that_exist():
+    known = {(v.kernel, real_of(v.problem.dtype), v.d, v.options) for v in variants()}
+    assert set(ALLOWED_SPILLS) <= known
+
+
+def test_spills_are_allowed_by_kernel_and_architecture(monkeypatch):
+    chosen = [v for v in variants() if v.matches("flash2_forward", "", "float16", 128)]
+    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float32", 128, False): (1, 2, 3)})
+    assert {(v.arch, allowed_spills(v)) for v in chosen} == {("sm_75", 1), ("sm_80", 2), ("sm_90", 3)}
+    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float64", 128, False): (1, 2, 3)})
+    assert {allowed_spills(v) for v in chosen} == {0}
+
+
+BROKEN = """
+    import json
+    from numba import cuda, types
+    from numba_flash import compiled
+    from numba_flash.compiled import Variant, inspect_launch
+    from numba_flash.ptx import global_view
+    from numba_flash.runtime import Kernel, Launch
+    from numba_flash.specimen import specimen
+
+    def good(X, n):
+        x = global_view(X, 0, types.float32)
+        x[n] = x[0] * x[1]
+
+    def doubles(X, n):
+        x = global_view(X, 0, types.float32)
+        x[n] = x[0] * 0.1
+
+    def local(X, n):
+        x = global_view(X, 0, types.float32)
+        y = cuda.local.array(4, types.float32)
+        for c in range(4):
+            y[c] = x[c]
+        x[0] = y[n]
+
+    def spills(X, n):
+        x = global_view(X, cuda.threadIdx.x, types.float32)
+        y = cuda.local.array(100, types.float32)
+        for c in range(100):  # 100 numbers in the 64 registers that a thread of 1024 has
+            y[c] = x[c]
+        for i in range(n):
+            for c in range(100):
+                y[c] = y[c] * x[i] + x[i + c]
+        for c in range(100):
+            x[c] = y[c]
+
+    def nonsense(X, n):
+        X.there_is_no_such_thing()
+
+    def rules(function, dtype="float32"):
+        launch = Launch(Kernel(function, 1024), 1, (None, 1))
+        problem = specimen("flash_attention", dtype)
+        return inspect_launch(launch, Variant("", function.__name__, "sm_80", problem, 0))[1]
+
+    found = {f.__name__: rules(f) for f in (good, doubles, local, spills, nonsense)}
+    found["doubles of float64"] = rules(doubles, "float64")
+    compiled.ALLOWED_SPILLS = {("spills", "float32", 64, False): (0, 10_000, 0)}
+    found["allowed spills"] = rules(spills)
+    print(json.dumps(found))
+"""
+
+
+def test_broken_rules_are_named(tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text(textwrap.dedent(BROKEN))
+    done = run(str(script))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["good"] == found["doubles of float64"] == found["allowed spills"] == []
+    assert [reason.partition(" ")[2] for reason in found["doubles"]] == [".f64 in a float32 kernel"]
+    assert found["local"] == ["an array in local memory"]
+    (spilled,) = found["spills"]
+    assert int(spilled.split()[0]) > 0 and spilled.endswith("bytes spilled (0 allowed)")
+    (nonsense,) = found["nonsense"]
+    assert nonsense.startswith("does not compile: ") and "there_is_no_such_thing" in nonsense
+
+
+def test_a_missing_ptxas_is_an_error_that_says_what_to_install(monkeypatch):
+    import cuda.pathfinder
+
+    monkeypatch.setattr(cuda.pathfinder, "find_nvidia_binary_utility", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"no ptxas.*pip install 'cuda-toolkit\[nvcc,nvrtc\]"):
+        offline.find_ptxas()
+
+
+def test_what_ptxas_refuses_is_an_error():
+    with pytest.raises(RuntimeError, match="ptxas refuses it for sm_90: .*syntax error"):
+        offline.assemble(".version 8.0\n.target sm_90\n.address_size 64\nnonsense", "sm_90")
+
+
+@pytest.mark.skipif(not SIMULATED, reason="the compiler is on")
+def test_the_simulator_does_not_compile(capsys):
+    with pytest.raises(RuntimeError, match="NUMBA_ENABLE_CUDASIM=1 .*: unset it"):
+        compile_all(list(variants())[:1])
+    assert main(["info", "--compiled", "--only", "merge"]) == 2
+    assert "unset it" in capsys.readouterr().err
+
+
+def test_a_choice_of_nothing_is_an_error(capsys):
+    assert main(["info", "--compiled", "--only", "no such kernel"]) == 2
+    assert "no kernel matches" in capsys.readouterr().err
