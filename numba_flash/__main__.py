@@ -1,13 +1,34 @@
-"""`python -m numba_flash`: what this machine can run (info), and the main job run once (demo)."""
+"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak)."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
+    chosen = make_parser().parse_args(arguments)
+    if chosen.command == "info":
+        from numba_flash.info import print_info
+
+        return print_info()
+    if chosen.command == "bench":
+        from numba_flash.bench.command import run_bench
+
+        return run_bench(chosen)
+    if chosen.command == "soak":
+        from numba_flash.soak.command import run_soak
+
+        return run_soak(chosen)
+    from numba_flash.demo import run_demo
+
+    return run_demo(chosen.length, chosen.heads, chosen.dim, chosen.causal)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The subcommands and their options."""
     parser = argparse.ArgumentParser(prog="python -m numba_flash", description="Exact attention in pure Python CUDA.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, the GPU, and which kernels can run here")
@@ -16,14 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--heads", type=int, default=8, help="heads (8)")
     demo.add_argument("--dim", type=int, default=64, help="head dimension (64)")
     demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "info":
-        from numba_flash.info import print_info
+    add_bench(commands.add_parser("bench", help="check and time every kernel on a GPU beside its peers"))
+    add_soak(commands.add_parser("soak", help="try properties on random cases for a given time"))
+    return parser
 
-        return print_info()
-    from numba_flash.demo import run_demo
 
-    return run_demo(chosen.length, chosen.heads, chosen.dim, chosen.causal)
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
+    add = bench.add_argument
+    add("folder", nargs="?", type=Path, metavar="FOLDER",
+        help="for the CSV and the SVG; by default examples/benchmarks of a checkout, for a whole run")  # fmt: skip
+    add("--only", nargs="+", action="extend", default=[], metavar="PATTERN",
+        help="kernels whose name begins with a pattern: flash2 matmul_registers")  # fmt: skip
+    add("--dtype", nargs="+", choices=("float16", "float32", "float64"), help="float32, and a little float64")
+    add("--quick", action="store_true", help="one small problem of each kind")
+    add("--flex", action="store_true", help="FlexAttention too, in float16; it compiles for long")
+    add("--json", type=Path, metavar="FILE", help="write all rows here too")
+    add("--readme", type=Path, metavar="FILE", help="write tables between <!-- speed --> and <!-- /speed --> of FILE")
+
+
+def add_soak(soak: argparse.ArgumentParser) -> None:
+    """The options of `soak`."""
+    add = soak.add_argument
+    add("--seconds", type=float, default=60, help="how long (60)")
+    add("--seed", type=int, help="of the first worker; drawn and printed by default")
+    add("--backend", choices=("gpu", "cpu", "simulator"), help="gpu where there is one, else cpu")
+    add("--workers", type=int, help="processes (as many as cores)")
+    add("--only", nargs="+", action="extend", default=[], metavar="PROPERTY", help="those whose name contains one")
+    add("--properties", type=Path, metavar="FOLDER", help="a package of test modules (tests/properties of a checkout)")
+    add("--memory", type=float, default=4, metavar="GIB", help="the most that a worker may take (4)")
+    add("--json", type=Path, metavar="FILE", help="write the counts and failures here too")
 
 
 if __name__ == "__main__":
