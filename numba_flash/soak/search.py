@@ -24,7 +24,7 @@ SETTINGS = settings(
     verbosity=Verbosity.quiet,
 )
 SHRINK_SECONDS = 30.0
-TURN_SECONDS, LEAST, MOST = 2.0, 5, 200  # examples of a turn
+TURN_SECONDS, LEAST, MOST = 5.0, 20, 500  # of a turn, and its examples; hypothesis starts each with simple ones
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Search:
 
     def __init__(self, what: Property, strategy: SearchStrategy[Any], backend: Backend, seed: int, until: float):
         self.what, self.strategy, self.backend, self.seed, self.until = what, strategy, backend, seed, until
-        self.tried, self.turns, self.seconds = 0, 0, 0.0
+        self.tried, self.turns = 0, 0
+        self.rate = 0.0  # examples a second in the last turn
         self.failure: Failure | None = None
         self.skipped = ""
         self.smallest: tuple[Any, Exception] | None = None
@@ -59,10 +60,9 @@ class Search:
 
     def turn(self) -> None:
         """Some examples more, as many as take about TURN_SECONDS."""
-        rate = self.tried / self.seconds if self.seconds else 0.0
-        examples = min(MOST, max(LEAST, int(TURN_SECONDS * rate)))
+        examples = min(MOST, max(LEAST, int(TURN_SECONDS * self.rate)))
         self.turns += 1
-        start = time.time()
+        start, before = time.time(), self.tried
         attempt = given(case=self.strategy)(lambda case: self.attempt(case))
         try:
             settings(SETTINGS, max_examples=examples)(seed(f"{self.seed} {self.what.title} {self.turns}")(attempt))()
@@ -72,7 +72,7 @@ class Search:
             self.skipped = str(skip)
         except Exception as error:
             self.failure = self.describe(error)
-        self.seconds += time.time() - start
+        self.rate = (self.tried - before) / (time.time() - start)
 
     def attempt(self, case: Any) -> None:
         """One example."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,8 @@ def work(order: Order, report: Callable[[Turn], None]) -> None:
         limit_gpu_memory(order.memory)
     found = [(p, p.strategy(backend)) for p in find_properties(order.folder, order.only)]
     searches = [Search(p, cases, backend, order.seed, order.until) for p, cases in found if cases is not None]
+    random.Random(order.seed).shuffle(searches)  # so that workers begin with different ones
+    warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)  # gradients beyond float16
     with tiny_tiles() if backend.name == "simulator" else contextlib.nullcontext():
         while searches and time.time() < order.until:
             search = searches.pop(0)
