@@ -247,8 +247,7 @@ def test_what_cannot_work(arguments, message, monkeypatch, capsys):
 
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path):
-    status = main(
-        ["soak", "--seconds", "60", "--workers", "2", "--backend", "gpu", "--json", str(tmp_path / "soak.json")]
-    )
+    file = tmp_path / "soak.json"
+    status = main(["soak", "--seconds", "60", "--workers", "2", "--backend", "gpu", "--json", str(file)])
     found = json.loads(file.read_text())
     assert status == 0 and found["examples"] > 100, found
