@@ -67,7 +67,7 @@ def attention_contest(cell: Cell, rungs: Sequence[Rung], flex: bool = False) -> 
 def last_head_check(cell: Cell, x: Operands) -> Callable[[Any], Check]:
     """Compares one whole head, the last one, whose offsets are the largest.
 
-    The formula evaluates all heads of its batch entry: for a lone head cuBLAS would split sums, and err less than usual.
+    The formula evaluates all heads of a batch entry: for a lone one cuBLAS would split sums, and err less than usual.
     """
     forward, causal = cell.operation == FORWARD, bool(cell.causal)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +222,31 @@ class TestContests:
             wrong = result if operation == FORWARD else result[-1]
             wrong[-1, -1] *= np.float32(1 + 1e-4)
             assert not found.check(result).ok
+
+    @pytest.mark.parametrize("causal", [False, True])
+    @pytest.mark.parametrize("operation", [FORWARD, BACKWARD])
+    def test_torch(self, operation, causal, monkeypatch):
+        pytest.importorskip("torch")
+        monkeypatch.setattr(peers, "find_spec", {"torch": True}.get)
+        _, found = self.enter(operation, N=40, d=128, causal=causal)
+        assert found.check(found.peers["torch math"]()).ok
+        assert list(found.peers) == ["CuPy formula", "torch efficient", "torch math"]
+
+    def test_peers_with_heads_inside(self, monkeypatch):
+        """flash_attn's arrays are (B, N, H, d), and FlashAttention-3 may give LSE too."""
+        x = np.random.default_rng(0).standard_normal((3, 2, 4, 6, 8))
+
+        class Tensor(np.ndarray):
+            def transpose(self, *axes):
+                return self.swapaxes(*axes)
+
+        def flash_attn_func(q, k, v, causal):
+            q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+            return reference.attention(q, k, v, causal=causal)[0].swapaxes(1, 2).view(Tensor), None
+
+        monkeypatch.setitem(sys.modules, "fake", SimpleNamespace(flash_attn_func=flash_attn_func))
+        o = peers.heads_inside("fake", True)(*x.view(Tensor))
+        assert np.array_equal(o, reference.attention(*x, causal=True)[0])
 
     def test_matmul(self):
         name, found = self.enter(MATMUL, N=300)
