@@ -119,7 +119,7 @@ def ceilings(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def write(rows: Sequence[Row], options: Namespace, console: Console) -> None:
-    """CSV, SVG, JSON and the README's tables, as far as asked for; says what was written."""
+    """CSV, SVG, JSON, and the README's tables if all is well, as far as asked for; says what was written."""
     facts, limits, folder, written = machine(), ceilings(rows), folder_of(options), []
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def write(rows: Sequence[Row], options: Namespace, console: Console) -> None:
     if options.json:
         write_json(options.json, rows, facts, limits)
         written.append(options.json)
-    if options.readme:
+    if options.readme and not any(row.failed for row in rows):
         write_readme(options.readme, rows, describe(facts), limits)
         written.append(options.readme)
     console.print(f"{describe(facts)}\nWrote {', '.join(map(str, written)) or 'no file (name a FOLDER)'}", markup=False)

@@ -292,7 +292,10 @@ class TestCommand:
 
     def test_a_wrong_kernel_is_an_exit_status(self, tmp_path, capsys):
         self.wrong = ("flash2_forward",)
-        assert main(["bench", str(tmp_path), "--json", str(tmp_path / "all.json")]) == 1
+        readme = tmp_path / "README.md"
+        readme.write_text("<!-- speed --><!-- /speed -->")
+        assert main(["bench", str(tmp_path), "--json", str(tmp_path / "all.json"), "--readme", str(readme)]) == 1
+        assert readme.read_text() == "<!-- speed --><!-- /speed -->"
         assert "wrong or unable: flash2_forward" in capsys.readouterr().out
         rows = json.loads((tmp_path / "all.json").read_text())["rows"]
         assert {row["provider"] for row in rows if row["milliseconds"] is None} == {"flash2_forward", "absent"}
