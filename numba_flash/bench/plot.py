@@ -48,11 +48,11 @@ def draw(axis: Any, panel: str, rows: Sequence[Row]) -> None:
         axis.axhline(fastest.rate / fastest.of_ceiling, color="black", linewidth=0.7, linestyle=":")
     axis.set_title(panel, loc="left", fontsize=9)
     axis.set_ylabel(rows[0].unit)
-    axis.set_xticks([n + BAR / 2 for n in range(len(problems))], [label(p) for p in problems])
+    axis.set_xticks([n + BAR / 2 for n in range(len(problems))], [label(p) for p in problems], fontsize=8)
     axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def label(problem: tuple[str, str, str]) -> str:
     """A problem below its bars."""
     d, N, causal = problem
-    return f"{f'd = {d}, ' if d else ''}N = {N}{', causal' if causal == 'yes' else ''}"
+    return "\n".join(([f"d = {d}"] if d else []) + [f"N = {N}"] + ["causal"] * (causal == "yes"))

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.progress import Progress
@@ -69,7 +70,6 @@ def run_soak(options: Namespace, console: Console | None = None) -> int:
     workers = options.workers or os.cpu_count() or 1
     seed = random.randrange(2**20) if options.seed is None else options.seed
     console.print(f"{workers} workers on the {backend} for {options.seconds:.0f} s, seeds from {seed}", highlight=False)
-    set_environment(backend, workers)
     until = time.time() + options.seconds
     orders = [
         Order(seed + n, backend, folder, tuple(options.only), until, int(options.memory * GIB)) for n in range(workers)
@@ -105,23 +105,30 @@ def why_not(folder: Path, backend: str) -> str:
     return ""
 
 
-def set_environment(backend: str, workers: int) -> None:
+def environment(backend: str, workers: int) -> dict[str, str]:
     """What workers must find when they import numba and NumPy."""
-    os.environ["NUMBA_ENABLE_CUDASIM"] = "0" if backend == "gpu" else "1"
-    os.environ["NUMBA_NUM_THREADS"] = str(math.ceil((os.cpu_count() or 1) / workers))
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    threads = math.ceil((os.cpu_count() or 1) / workers)
+    simulated = "0" if backend == "gpu" else "1"
+    return {"NUMBA_ENABLE_CUDASIM": simulated, "NUMBA_NUM_THREADS": str(threads), **dict.fromkeys(ONE_THREAD, "1")}
+
+
+def start(orders: list[Order]) -> dict[Any, tuple[Order, Any]]:
+    """A process for each order, by the pipe that it reports through."""
+    spawn = multiprocessing.get_context("spawn")
+    workers = {}
+    with patch.dict(os.environ, environment(orders[0].backend, len(orders))):
+        for order in orders:
+            receive, send = spawn.Pipe(duplex=False)
+            process = spawn.Process(target=work_in_process, args=(order, send), daemon=True)
+            process.start()
+            send.close()
+            workers[receive] = order, process
+    return workers
 
 
 def turns(orders: list[Order], tally: Tally) -> Iterator[Turn]:
     """What the workers report until all have ended; those that did not end well are noted as lost."""
-    spawn = multiprocessing.get_context("spawn")
-    workers: dict[Any, Any] = {}
-    for order in orders:
-        receive, send = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=work_in_process, args=(order, send), daemon=True)
-        process.start()
-        send.close()
-        workers[receive] = order, process
+    workers = start(orders)
     last = max(order.until for order in orders) + GRACE_SECONDS
     while workers and time.time() < last:
         ready: list[Any] = wait(list(workers), timeout=1.0)
@@ -160,6 +167,8 @@ def print_report(tally: Tally, seconds: float, console: Console) -> None:
         flaky = " (not every time)" if failure.flaky else ""
         console.print(f"\n[red]{failure.property} does not hold{flaky}, seed {failure.seed}[/red]")
         console.print(f"{failure.error}\n\n{failure.reproduce}", markup=False, highlight=False, soft_wrap=True)
+    if not tally.examples:
+        console.print("[red]Nothing was tried: too little time, or no property that --only names")
     for line in tally.lost:
         console.print(f"[red]{line}")
     rate = tally.examples / seconds

@@ -151,7 +151,7 @@ def test_svg(rows, tmp_path):
         write_svg(tmp_path / name, rows, "a title")
     text = (tmp_path / "one.svg").read_text()
     assert text == (tmp_path / "two.svg").read_text()
-    for word in ("a title", "forward float32", "softmax float32", "flash2_forward", "d = 64, N = 2048", "GB/s"):
+    for word in ("a title", "forward float32", "softmax float32", "flash2_forward", "d = 64", "N = 2048", "GB/s"):
         assert f"<!-- {word} -->" in text
     assert "<!-- flash1_forward -->" not in text
 
