@@ -12,7 +12,7 @@ import pytest
 from numba_flash import reference
 from numba_flash.__main__ import main, make_parser
 from numba_flash.bench import command, contests, peers
-from numba_flash.bench.cells import Cell, plan, rungs_for
+from numba_flash.bench.cells import SOFTMAX, Cell, plan, rungs_for
 from numba_flash.bench.checks import check
 from numba_flash.bench.machine import describe, file_name
 from numba_flash.bench.measure import Contest, Row, measure
@@ -102,7 +102,7 @@ def test_work_is_counted_as_the_papers_do():
     assert CELL.work == forward and replace(CELL, causal=True).work == forward / 2
     assert replace(CELL, operation=BACKWARD).work == 2.5 * forward
     assert Cell(MATMUL, "float32", 8).rate(1e-9) == pytest.approx(2 * 8**3 / 1e-12 / 1e12)
-    assert Cell("softmax", "float32", 1024).rate(1.0) == pytest.approx(2**26 * 4 * 2 / 1e-3 / 1e9)
+    assert Cell(SOFTMAX, "float32", 1024).rate(1.0) == pytest.approx(2**26 * 4 * 2 / 1e-3 / 1e9)
 
 
 def test_the_plan_times_every_kernel_of_the_ladder():
@@ -252,6 +252,13 @@ class TestContests:
         name, found = self.enter(MATMUL, N=300)
         assert found.check(found.ours[name]()).ok and found.check(found.peers["cuBLAS"]()).ok
         assert not found.check(found.ours[name]() + np.float32(1e-2)).ok
+
+    @pytest.mark.skipif(not any(r.operation == SOFTMAX for r in LADDER), reason="the ladder has no softmax")
+    def test_softmax(self, monkeypatch):
+        monkeypatch.setattr(contests, "SOFTMAX_ELEMENTS", 2**14)
+        name, found = self.enter(SOFTMAX, N=50)
+        assert found.check(found.ours[name]()).ok and found.check(found.peers["CuPy formula"]()).ok
+        assert not found.check(found.ours[name]() * np.float32(1 + 1e-3)).ok
 
     def test_softmax_formula(self):
         x = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
