@@ -1,16 +1,59 @@
-"""`python -m numba_flash`: what this machine can run (info), and the main job run once (demo)."""
+"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak)."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
+    chosen = make_parser().parse_args(arguments)
+    if chosen.command == "info":
+        return run_info(chosen)
+    if chosen.command == "bench":
+        from numba_flash.bench.command import run_bench
+
+        return run_bench(chosen)
+    if chosen.command == "soak":
+        from numba_flash.soak.command import run_soak
+
+        return run_soak(chosen)
+    from numba_flash.demo import run_demo
+
+    return run_demo(chosen.length, chosen.heads, chosen.dim, chosen.causal)
+
+
+def run_info(chosen: argparse.Namespace) -> int:
+    """The subcommand `info`."""
+    from numba_flash.info import ladder_markdown, print_compiled, print_info
+
+    if chosen.compiled:
+        return print_compiled(chosen.only, chosen.arch, chosen.dtype, chosen.dim)
+    if chosen.ladder:
+        print(ladder_markdown())
+        return 0
+    return print_info()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The subcommands and their options."""
     parser = argparse.ArgumentParser(prog="python -m numba_flash", description="Exact attention in pure Python CUDA.")
     commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="versions, the GPU, and which kernels can run here")
+    add_info(commands.add_parser("info", help="versions, the GPU, and which kernels can run here"))
+    demo = commands.add_parser("demo", help="attention forward and backward, checked and timed beside the formula")
+    demo.add_argument("--length", type=int, help="sequence length (2048 on a CPU, 4096 on a GPU)")
+    demo.add_argument("--heads", type=int, default=8, help="heads (8)")
+    demo.add_argument("--dim", type=int, default=64, help="head dimension (64)")
+    demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
+    add_bench(commands.add_parser("bench", help="check and time every kernel on a GPU beside its peers"))
+    add_soak(commands.add_parser("soak", help="try properties on random cases for a given time"))
+    return parser
+
+
+def add_info(info: argparse.ArgumentParser) -> None:
+    """The options of `info`."""
     more = info.add_mutually_exclusive_group()
     more.add_argument("--ladder", action="store_true", help="what each kernel computes and moves, as Markdown")
     more.add_argument("--compiled", action="store_true", help="compile kernels without a GPU and check what they use")
@@ -18,24 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info.add_argument("--arch", default="", help="with --compiled: sm_75, sm_80 or sm_90")
     info.add_argument("--dtype", default="", help="with --compiled: float16, bfloat16, float32 or float64")
     info.add_argument("--dim", type=int, default=0, help="with --compiled: head dimension 32, 64, 128 or 256")
-    demo = commands.add_parser("demo", help="attention forward and backward, checked and timed beside the formula")
-    demo.add_argument("--length", type=int, help="sequence length (2048 on a CPU, 4096 on a GPU)")
-    demo.add_argument("--heads", type=int, default=8, help="heads (8)")
-    demo.add_argument("--dim", type=int, default=64, help="head dimension (64)")
-    demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "info":
-        from numba_flash.info import ladder_markdown, print_compiled, print_info
 
-        if chosen.compiled:
-            return print_compiled(chosen.only, chosen.arch, chosen.dtype, chosen.dim)
-        if chosen.ladder:
-            print(ladder_markdown())
-            return 0
-        return print_info()
-    from numba_flash.demo import run_demo
 
-    return run_demo(chosen.length, chosen.heads, chosen.dim, chosen.causal)
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
+    add = bench.add_argument
+    add("folder", nargs="?", type=Path, metavar="FOLDER",
+        help="for the CSV and the SVG; by default examples/benchmarks of a checkout, for a whole run")  # fmt: skip
+    add("--only", nargs="+", action="extend", default=[], metavar="PATTERN",
+        help="kernels whose name begins with a pattern: flash2 matmul_registers")  # fmt: skip
+    add("--dtype", nargs="+", choices=("float16", "float32", "float64"), help="float32, and a little float64")
+    add("--quick", action="store_true", help="one small problem of each kind")
+    add("--flex", action="store_true", help="FlexAttention too, in float16; it compiles for long")
+    add("--json", type=Path, metavar="FILE", help="write all rows here too")
+    add("--readme", type=Path, metavar="FILE", help="write tables between <!-- speed --> and <!-- /speed --> of FILE")
+
+
+def add_soak(soak: argparse.ArgumentParser) -> None:
+    """The options of `soak`."""
+    add = soak.add_argument
+    add("--seconds", type=float, default=60, help="how long (60)")
+    add("--seed", type=int, help="of the first worker; drawn and printed by default")
+    add("--backend", choices=("gpu", "cpu", "simulator"), help="gpu where there is one, else cpu")
+    add("--workers", type=int, help="processes (as many as cores)")
+    add("--only", nargs="+", action="extend", default=[], metavar="PROPERTY", help="those whose name contains one")
+    add("--properties", type=Path, metavar="FOLDER", help="a package of test modules (tests/properties of a checkout)")
+    add("--memory", type=float, default=4, metavar="GIB", help="the most that a worker may take (4)")
+    add("--json", type=Path, metavar="FILE", help="write the counts and failures here too")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def measure(job: Callable[[], None], memory: Any) -> Measured:
 def naive_attention(xp: Any, q: Any, k: Any, v: Any, causal: bool) -> tuple[Any, Any]:
     """The formula as one writes it: o and P, with the score matrix in memory."""
     p = q @ k.swapaxes(-1, -2)
-    p *= np.float32(q.shape[-1] ** -0.5)
+    p *= q.dtype.type(q.shape[-1] ** -0.5)
     if causal:
         p[..., ~xp.tri(q.shape[-2], dtype=bool)] = -np.inf
     p -= p.max(axis=-1, keepdims=True)
@@ -171,7 +171,7 @@ def naive_gradients(xp: Any, do: Any, q: Any, k: Any, v: Any, causal: bool) -> t
     ds = do @ v.swapaxes(-1, -2)
     ds -= (p * ds).sum(axis=-1, keepdims=True)
     ds *= p
-    scale = np.float32(q.shape[-1] ** -0.5)
+    scale = q.dtype.type(q.shape[-1] ** -0.5)
     return ds @ k * scale, ds.swapaxes(-1, -2) @ q * scale, p.swapaxes(-1, -2) @ do
 
 

@@ -1,27 +1,59 @@
-"""Fair timing on a GPU: alternating, with CUDA events, medians after warm-up."""
+"""Fair timing on a GPU: taking turns, with CUDA events, medians after warm-up."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
-WARM_UP, REPEATS = 3, 15
+WARM_UP = 2
+LEAST, MOST = 5, 25  # turns of a job
+SECONDS = 0.5  # what a job's turns may take together, beyond the least
+
+PRODUCT_SIZE, COPIED_BYTES = 8192, 2**30
 
 
-def alternate(jobs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The median time of each job in milliseconds, all on the current stream and taking turns."""
+def alternate(jobs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """The median time of each job in milliseconds, all on the current stream and taking turns; slow ones take fewer."""
+    turns = {}
+    for name, job in jobs.items():
+        slowest = max(milliseconds(job) for _ in range(WARM_UP))
+        turns[name] = min(MOST, max(LEAST, int(1000 * SECONDS / slowest)))
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(MOST):
+        for name, job in jobs.items():
+            if turn < turns[name]:
+                times[name].append(milliseconds(job))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def milliseconds(job: Callable[[], Any]) -> float:
+    """The time between a CUDA event before a job and one behind it."""
     import cupy
 
-    for job in jobs.values():
-        for _ in range(WARM_UP):
-            job()
     begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(REPEATS):
-        for name, job in jobs.items():
-            begin.record()
-            job()
-            end.record()
-            end.synchronize()
-            times[name].append(cupy.cuda.get_elapsed_time(begin, end))
-    return {name: statistics.median(values) for name, values in times.items()}
+    begin.record()
+    job()
+    end.record()
+    end.synchronize()
+    return cupy.cuda.get_elapsed_time(begin, end)
+
+
+@cache
+def product_rate(dtype: str) -> float:
+    """The ceiling of arithmetic: TFLOP/s of cuBLAS's product in a dtype."""
+    import cupy
+
+    a = cupy.random.default_rng(0).standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), "float64").astype(dtype)
+    return 2 * PRODUCT_SIZE**3 / alternate({"product": lambda: a @ a})["product"] / 1e9
+
+
+@cache
+def copy_rate() -> float:
+    """The ceiling of memory: GB/s that a copy reads and writes."""
+    import cupy
+
+    x = cupy.zeros(COPIED_BYTES // 4, "float32")
+    y = cupy.empty_like(x)
+    return 2 * COPIED_BYTES / alternate({"copy": lambda: cupy.copyto(y, x)})["copy"] / 1e6

@@ -53,6 +53,7 @@ def attention_cases(
     layouts: Collection[str] = tuple(LAYOUTS),
     regimes: Collection[str] = tuple(REGIMES),
     few_kernels: bool = False,
+    depths: Collection[int] = (),
 ) -> Case:
     """Attention problems.
 
@@ -70,6 +71,7 @@ def attention_cases(
     layouts, regimes : names from `layouts.LAYOUTS` and `regimes.REGIMES`
     few_kernels : bool
         softcap, ALiBi, bias and mask come all together or not at all, in float32: few kernels to compile.
+    depths : values of d and dv, instead of all up to `max_depth`
 
     Examples
     --------
@@ -83,7 +85,7 @@ def attention_cases(
     """
     Nq, Nk = draw(sizes(tiles[0], max_rows)), draw(sizes(tiles[1], max_rows))
     B, Hk, group = draw(heads(max_scores // (round_up(Nq, tiles[0]) * round_up(Nk, tiles[1]))))
-    d, dv = (draw(sizes(16, max_depth)) for _ in range(2))
+    d, dv = (draw(st.sampled_from(sorted(depths)) if depths else sizes(16, max_depth)) for _ in range(2))
     full = (B, Hk * group, Nq, Nk)
     score_options = draw(st.booleans()) if few_kernels else None
     extra_dtypes = ("float32",) if few_kernels else FLOATS

@@ -9,7 +9,8 @@ def for_all(times=1, cases=Backend.cases, **restrictions):
     """A test that draws `times` as many cases as the profile says; `restrictions` are arguments of the strategy.
 
     The undecorated function stays at hand as `holds`, to be tried on a case of one's own, and the search for a case in
-    which it does not hold as `search`, which takes other settings of hypothesis.
+    which it does not hold as `search`, which takes other settings of hypothesis. `python -m numba_flash soak` makes
+    searches of its own from `holds`, `cases` and `restrictions`.
     """
 
     def decorate(holds):
@@ -23,6 +24,7 @@ def for_all(times=1, cases=Backend.cases, **restrictions):
 
         test.__name__, test.__doc__, test.__module__ = holds.__name__, holds.__doc__, holds.__module__
         test.holds, test.search = holds, search
+        test.cases, test.restrictions = cases, restrictions
         return test
 
     return decorate

@@ -46,6 +46,7 @@ ORDER = (
     "info",
     "demo",
     "bench",
+    "soak",
     "__main__",
 )
 HEADINGS = ["Paper", "Grid", "Shapes", "On chip", "Invariant", "Units", "Edges", "Traffic"]

@@ -1,0 +1,98 @@
+"""What is timed: a cell is one problem, which every rung and every peer solves on the same arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
+
+BATCH, HIDDEN = 4, 1024  # of attention; there are HIDDEN / d heads
+SOFTMAX_ELEMENTS = 2**26
+ITEMSIZE = {"float16": 2, "float32": 4, "float64": 8}
+LABELS = {FORWARD: "forward", BACKWARD: "backward", MATMUL: "matmul", SOFTMAX: "softmax"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One problem.
+
+    N : positions of attention, rows and columns of both matrices of a product, or columns of a softmax
+    d, causal : of attention, else None
+    teaching : are rungs timed too that "auto" never takes? They are slow, so the larger cells leave them out
+    """
+
+    operation: str
+    dtype: str
+    N: int
+    d: int | None = None
+    causal: bool | None = None
+    teaching: bool = True
+
+    @property
+    def label(self) -> str:
+        """The operation in a word."""
+        return LABELS[self.operation]
+
+    @property
+    def unit(self) -> str:
+        """Of `rate`: softmax waits for memory, everything else for arithmetic."""
+        return "GB/s" if self.operation == SOFTMAX else "TFLOP/s"
+
+    @property
+    def work(self) -> float:
+        """Operations as the papers count them: 4*N*N*d a head, half of that if causal; softmax: bytes in and out."""
+        if self.operation == SOFTMAX:
+            return 2 * SOFTMAX_ELEMENTS * ITEMSIZE[self.dtype]
+        if self.operation == MATMUL:
+            return 2 * self.N**3
+        forward = 4 * BATCH * HIDDEN * self.N**2 / (2 if self.causal else 1)
+        return forward if self.operation == FORWARD else 2.5 * forward
+
+    def rate(self, milliseconds: float) -> float:
+        """In `unit`."""
+        return self.work / milliseconds / (1e6 if self.operation == SOFTMAX else 1e9)
+
+
+def plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
+    """The cells of a run: the whole grid in `dtypes`; by default in float32, and a little float64."""
+    if quick:
+        return [cell for dtype in dtypes or ["float32"] for cell in cells(dtype, (64,), (1024,), (False,), (1024,))]
+    whole = [c for t in dtypes or ["float32"] for c in cells(t, (64, 128), (2048, 4096), (False, True), (4096, 8192))]
+    return whole if dtypes else whole + attention_cells("float64", (64,), (2048,), (False,), teaching=False)
+
+
+def cells(
+    dtype: str, depths: Sequence[int], lengths: Sequence[int], causal: Sequence[bool], products: Sequence[int]
+) -> list[Cell]:
+    """Softmax, matrix products and attention; teaching rungs at the smallest depth and size only."""
+    softmaxes = [Cell(SOFTMAX, dtype, N) for N in lengths]
+    matmuls = [Cell(MATMUL, dtype, n, teaching=n == products[0]) for n in products]
+    first = attention_cells(dtype, depths[:1], lengths[:1], causal)
+    rest = [c for c in attention_cells(dtype, depths, lengths, causal, teaching=False) if not same_problem(c, first)]
+    return [*softmaxes, *matmuls, *first, *rest]
+
+
+def attention_cells(
+    dtype: str, depths: Sequence[int], lengths: Sequence[int], causal: Sequence[bool], teaching: bool = True
+) -> list[Cell]:
+    """Forward and backward over a grid."""
+    grid = [(d, N, rule, pass_) for d in depths for N in lengths for rule in causal for pass_ in (FORWARD, BACKWARD)]
+    return [Cell(pass_, dtype, N, d, rule, teaching) for d, N, rule, pass_ in grid]
+
+
+def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
+    """Is it among the others, whichever rungs these time?"""
+    return (cell.d, cell.N) in {(other.d, other.N) for other in others}
+
+
+def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
+    """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any."""
+    rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and (not patterns or matches(r, patterns))]
+    return [r for r in rungs if cell.teaching or r.name in FASTEST_FIRST]
+
+
+def matches(rung: Rung, patterns: Collection[str]) -> bool:
+    """Does its name begin with one of the patterns (in which * and ? stand for anything)?"""
+    return any(fnmatch(rung.name, f"{pattern}*") for pattern in patterns)
