@@ -92,16 +92,14 @@ def to_and_fro(r, c, TN):
 def make_multiply_atb(piece: Piece, depth: int, real: Any):
     """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
     RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
-    STEPS = 2 if piece.size >= 64 else 4  # of the depth at once: more hide more of the loads, but take registers
+    STEPS = min(4, 128 // piece.size)  # of the depth at once: more hide more of the loads, but take registers
     assert U == 4 and depth % STEPS == 0
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device
     def multiply_atb(acc, A, B, rg, cg):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        x = depth
-        while x > 0:  # downwards: the end is a comparison with zero
-            x -= STEPS
+        for x in range(0, depth, STEPS):
             for y in range(STEPS):
                 for r in range(0, TM, 4):
                     n = y * TM + r
@@ -130,9 +128,7 @@ def make_multiply_ab(piece: Piece, depth: int, real: Any):
     @device
     def multiply_ab(acc, A, B, rg, cg):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        x = depth
-        while x > 0:
-            x -= 4
+        for x in range(0, depth, 4):
             for r in range(TM):
                 a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
             for y in range(4):
@@ -157,9 +153,7 @@ def make_multiply_abt(piece: Piece, depth: int, real: Any):
     @device
     def multiply_abt(acc, A, B, rg, cg):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        x = depth
-        while x > 0:
-            x -= 4
+        for x in range(0, depth, 4):
             for r in range(TM):
                 a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
             for c in range(TN):

@@ -12,6 +12,7 @@ from numba import int32
 
 from numba_flash.device.number import number
 from numba_flash.device.products import Piece, make_rows_and_columns
+from numba_flash.device.tiles import clipped
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device
 
@@ -82,11 +83,11 @@ def make_hide(piece: Piece, dtype: str):
     def hide(s, rg, cg, row0, col0, Nk, first, last):
         for r in range(TM):
             row = row0 + row_of(rg, r)
-            lowest = int32(min(max(row + first - col0, 0), WIDTH))  # columns of the tile, in 32 bits
-            highest = int32(min(max(min(row + last, Nk - 1) - col0, -1), WIDTH))
+            lowest = clipped(row + first - col0, WIDTH)  # columns of the tile
+            beyond = clipped(min(row + last + 1, Nk) - col0, WIDTH)
             for c in range(TN):
                 col = int32(column_of(cg, c))
-                if col < lowest or col > highest:
+                if col < lowest or col >= beyond:
                     s[r * TN + c] = NEG_INF
 
     return hide

@@ -10,7 +10,8 @@ from functools import cache
 from math import gcd
 from typing import Literal
 
-from numba import cuda
+import numpy as np
+from numba import cuda, int32
 
 from numba_flash.arrays import ITEMSIZE
 from numba_flash.device.number import number
@@ -60,6 +61,15 @@ def make_read4(dtype: str, vector: bool):
     return read4_vector if vector else read4_elements
 
 
+NOTHING = np.int32(0)
+
+
+@device
+def clipped(n, highest):
+    """n between 0 and `highest`, in 32 bits: what is compared often should be short."""
+    return int32(min(max(n, 0), highest))
+
+
 @cache
 def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loads):
     """Make load_tile(tile, X, strides, row, col, N, width): tile[r, c] = X[row + r, col + c], 0 beyond (N, width).
@@ -69,7 +79,7 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
     `make_pipeline`.
     """
     read4 = make_read4(dtype, loads != "elements")
-    COPIES = loads == "copies"
+    COPIES, CONTIGUOUS = loads == "copies", loads != "elements"
     PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4  # elements that a thread moves at once
     ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
     WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
@@ -78,15 +88,17 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
     @device
     def load_tile(tile, X, strides, row, col, N, width):
         r, c = cuda.threadIdx.x // ACROSS, cuda.threadIdx.x % ACROSS * PIECE
-        at = (row + r) * strides[2] + (col + c) * strides[3]
+        step = 1 if CONTIGUOUS else strides[3]
+        at = (row + r) * strides[2] + (col + c) * step
+        inside = clipped(width - col - c, columns)
         for y in range(0, rows, ROWS):
+            count = inside if row + r + y < N else NOTHING  # elements from the thread's first one on that exist
             for x in range(0, columns, WIDTH):
                 if EVEN or r + y < rows:
-                    count = width - (col + c + x) if row + r + y < N else 0
                     if COPIES:
-                        copy(tile, (r + y, c + x), X, at + x * strides[3] if count > 0 else 0, PIECE, count > 0)
+                        copy(tile, (r + y, c + x), X, at + x, PIECE, x < count)
                     else:
-                        store4(tile, (r + y, c + x), read4(X, at + x * strides[3], strides[3], count))
+                        store4(tile, (r + y, c + x), read4(X, at + x * step, step, count - x))
             at += ROWS * strides[2]
 
     return load_tile
@@ -100,7 +112,7 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
     32 different banks of shared memory.
     """
     read4 = make_read4(dtype, loads != "elements")
-    COPIES = loads == "copies"
+    COPIES, CONTIGUOUS = loads == "copies", loads != "elements"
     PIECE = 1 if COPIES else 4  # elements that a thread moves at once
     LANES = 8 // PIECE  # neighbouring threads in a row
     DOWN = gcd(rows, threads // LANES)
@@ -112,15 +124,17 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
         t = cuda.threadIdx.x
         r = t // LANES % DOWN
         c = (t % LANES + t // (LANES * DOWN) * LANES) * PIECE
-        at = (row + r) * strides[2] + (col + c) * strides[3]
+        step = 1 if CONTIGUOUS else strides[3]
+        at = (row + r) * strides[2] + (col + c) * step
+        inside = clipped(width - col - c, columns)
         for y in range(0, rows, DOWN):
+            count = inside if row + r + y < N else NOTHING
             for x in range(0, columns, WIDTH):
                 if EVEN or c + x < columns:
-                    count = width - (col + c + x) if row + r + y < N else 0
                     if COPIES:
-                        copy(tile, (c + x, r + y), X, at + x * strides[3] if count > 0 else 0, 1, count > 0)
+                        copy(tile, (c + x, r + y), X, at + x, PIECE, x < count)
                     else:
-                        values = read4(X, at + x * strides[3], strides[3], count)
+                        values = read4(X, at + x * step, step, count - x)
                         for n in range(4):
                             tile[c + x + n, r + y] = values[n]
             at += DOWN * strides[2]
@@ -176,34 +190,40 @@ def make_write4(dtype: str, vector: bool):
 
 @cache
 def make_write_rows(piece: Piece, dtype: str, vector: bool):
-    """Make write_rows(X, row_stride, acc, rg, cg, row0, N, width): a thread's piece of an (N, width) result."""
+    """Make write_rows(X, row_stride, acc, factor, rg, cg, row0, N, width): X[:N, :width] = factor * a piece.
+
+    A result without a factor gets `one` from the host. Numbers that are stored four at a time lie in four aligned
+    registers; were they the sums themselves, half of the FFMA that made them would lose a cycle (device/products.py).
+    A product may lie elsewhere than its factors, and the compiler cannot know that this one changes nothing.
+    """
     TM, TN = piece.TM, piece.TN
     assert piece.V == 4
     row_of, column_of = make_rows_and_columns(piece)
     write4 = make_write4(dtype, vector)
 
     @device
-    def write_rows(X, row_stride, acc, rg, cg, row0, N, width):
+    def write_rows(X, row_stride, acc, factor, rg, cg, row0, N, width):
         for r in range(TM):
             row = row0 + row_of(rg, r)
             for c in range(0, TN, 4):
                 x, col = r * TN + c, column_of(cg, c)
                 count = width - col if row < N else 0
-                write4(X, row * row_stride + col, count, (acc[x], acc[x + 1], acc[x + 2], acc[x + 3]))
+                values = (factor * acc[x], factor * acc[x + 1], factor * acc[x + 2], factor * acc[x + 3])
+                write4(X, row * row_stride + col, count, values)
 
     return write_rows
 
 
 @cache
 def make_add_rows(piece: Piece, adds: Adds):
-    """Make add_rows(X, row_stride, acc, scale, rg, cg, row0, N, width): X += scale * a thread's piece, in reals."""
+    """Make add_rows(X, row_stride, acc, factor, rg, cg, row0, N, width): X += factor * a thread's piece, in reals."""
     TM, TN = piece.TM, piece.TN
     assert piece.V == 4
     row_of, column_of = make_rows_and_columns(piece)
     VECTORS = adds == "vectors"
 
     @device
-    def add_rows(X, row_stride, acc, scale, rg, cg, row0, N, width):
+    def add_rows(X, row_stride, acc, factor, rg, cg, row0, N, width):
         for r in range(TM):
             row = row0 + row_of(rg, r)
             for c in range(0, TN, 4):
@@ -211,11 +231,11 @@ def make_add_rows(piece: Piece, adds: Adds):
                 at, count = row * row_stride + col, width - col if row < N else 0
                 if VECTORS:
                     if count > 0:
-                        add4(X, at, (scale * acc[x], scale * acc[x + 1], scale * acc[x + 2], scale * acc[x + 3]))
+                        add4(X, at, (factor * acc[x], factor * acc[x + 1], factor * acc[x + 2], factor * acc[x + 3]))
                 else:
                     for y in range(4):
                         if y < count:
-                            add(X, at + y, scale * acc[x + y])
+                            add(X, at + y, factor * acc[x + y])
 
     return add_rows
 

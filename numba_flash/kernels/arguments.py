@@ -117,14 +117,14 @@ def score_arguments(problem: AttentionProblem, x: Operands) -> tuple[Any, ...]:
     """The tail of every attention kernel's arguments.
 
     bias, its strides, mask, its strides, slopes, their strides, sizes (Hq, Hk, Nq, Nk, d, dv), band (first, last,
-    q_offset), scale, softcap.
+    q_offset), scale, softcap, one.
     """
     real = np.dtype(problem.real).type
     return (
         x.bias, strides_of(x.bias), x.mask, strides_of(x.mask), x.slopes, strides_of(x.slopes),
         (problem.Hq, problem.Hk, problem.Nq, problem.Nk, problem.d, problem.dv),
         (problem.first, problem.last, problem.q_offset),
-        real(problem.scale), real(problem.softcap or 0),
+        real(problem.scale), real(problem.softcap or 0), real(1),
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
 
     def flash2_backward_keys(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ, dK, dV,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -193,10 +193,8 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
                     fill(dq, DQ, ZERO)
                     multiply_dsk(dq, dS, Kj, rg, cg)  # line 15: dQi += dS Kj, in global memory
                     add_dq(global_view(dQ, (b * Hq + h) * Nq * d, REAL), d, dq, scale, rg, cg, i * Br, Nq, d)
-        for x in range(DK):
-            dk[x] *= scale
-        write_dk(global_view(dK, bh * Nk * d, STORED), d, dk, rg, cg, j * Bc, Nk, d)
-        write_dv(global_view(dV, bh * Nk * dv, STORED), dv, dv_, rg, cg, j * Bc, Nk, dv)
+        write_dk(global_view(dK, bh * Nk * d, STORED), d, dk, scale, rg, cg, j * Bc, Nk, d)
+        write_dv(global_view(dV, bh * Nk * dv, STORED), dv, dv_, one, rg, cg, j * Bc, Nk, dv)
 
     return Kernel(flash2_backward_keys, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
 
@@ -235,7 +233,7 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
 
     def flash2_backward_queries(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -288,9 +286,7 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
             store_piece(dS, dp, rg, cg)
             cuda.syncwarp()  # a row of dS is written by the lanes of one warp and read by them alone
             multiply_dsk(dq, dS, Kj, rg, cg)  # line 15: dQi += dS Kj
-        for x in range(DQ):
-            dq[x] *= scale
-        write_dq(global_view(dQ, bh * Nq * d, STORED), d, dq, rg, cg, i * Br, Nq, d)
+        write_dq(global_view(dQ, bh * Nq * d, STORED), d, dq, scale, rg, cg, i * Br, Nq, d)
 
     return Kernel(flash2_backward_queries, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
 

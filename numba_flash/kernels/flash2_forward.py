@@ -127,7 +127,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
 
     def flash2_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -179,7 +179,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             cuda.syncthreads()  # P and Vj are written before anyone reads them
             multiply_pv(acc, P, Vj, rg, cg)
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
-        write_o(Oh, dv, acc, rg, cg, i * Br, Nq, dv)
+        write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
 
     return Kernel(flash2_forward, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
 

@@ -119,9 +119,7 @@ def make_matmul_registers(tiles: MatmulTiles, dtype: str, out_dtype: str, loads:
             cuda.syncthreads()  # next_As, next_Bs are written; everyone has read As, Bs before they change
             fetch(As, Bs, A_rows, A_strides, B_cols, B_strides, row0, col0, x + 2 * BK, M, N, K)
             multiply(acc, next_As, next_Bs, rg, cg)
-        for x in range(OUT):
-            acc[x] *= one  # the compiler cannot know that this changes nothing: see `one` below
-        write_c(global_view(C, b * M * N + col0, STORED_OUT), N, acc, rg, cg, row0, M, N - col0)
+        write_c(global_view(C, b * M * N + col0, STORED_OUT), N, acc, one, rg, cg, row0, M, N - col0)
 
     return Kernel(matmul_registers, THREADS, 2 * NEXT)
 
@@ -132,8 +130,6 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     tiles = tiles_of(problem)
     kernel = make_matmul_registers(tiles, problem.dtype, problem.out_dtype, kind_of_loads(problem, device))
     strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
-    # Sums that were stored four at a time would have to lie in aligned registers, where half of all FFMA lose a cycle
-    # (see device/products.py). A product may lie elsewhere than its factor, so each sum is multiplied by this one.
     one = np.dtype(problem.real).type(1)
     args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K, one)
     return [Launch(kernel, grid(problem, tiles), args)]
