@@ -92,14 +92,15 @@ def to_and_fro(r, c, TN):
 def make_multiply_atb(piece: Piece, depth: int, real: Any):
     """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
     RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
-    STEPS = min(4, 128 // piece.size)  # of the depth at once: more hide more of the loads, but take registers
+    STEPS = 2 if piece.size >= 64 else 4  # of the depth at once: more hide more of the loads, but take registers
     assert U == 4 and depth % STEPS == 0
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device
     def multiply_atb(acc, A, B, rg, cg):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        for x in range(0, depth, STEPS):
+        for step in range(0, depth, STEPS):
+            x = depth - STEPS - step  # from the end: ptxas chooses registers with fewer lost cycles so
             for y in range(STEPS):
                 for r in range(0, TM, 4):
                     n = y * TM + r
