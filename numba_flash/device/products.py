@@ -88,81 +88,99 @@ def to_and_fro(r, c, TN):
     return c if r % 2 == 0 else TN - 1 - c
 
 
+def walk(steps: Any, depth: int, STEPS: int, downwards: bool) -> Any:
+    """The product made of steps(acc, A, B, rg, cg, x), for every STEPS of the depth.
+
+    Which way it goes changes only how well ptxas chooses registers; each kernel takes the way that measured faster.
+    """
+
+    @device
+    def up(acc, A, B, rg, cg):
+        for x in range(0, depth, STEPS):
+            steps(acc, A, B, rg, cg, x)
+
+    @device
+    def down(acc, A, B, rg, cg):
+        x = depth
+        while x > 0:
+            x -= STEPS
+            steps(acc, A, B, rg, cg, x)
+
+    assert depth % STEPS == 0
+    return down if downwards else up
+
+
 @cache
-def make_multiply_atb(piece: Piece, depth: int, real: Any):
+def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = False):
     """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
-    RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
-    STEPS = 2 if piece.size >= 64 else 4  # of the depth at once: more hide more of the loads, but take registers
-    assert U == 4 and depth % STEPS == 0
+    RG, CG, TM, TN, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.V
+    assert piece.U == 4
+    STEPS = 2 if piece.size >= 64 else 4  # more hide more of the loads, but take registers
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device
-    def multiply_atb(acc, A, B, rg, cg):
+    def steps(acc, A, B, rg, cg, x):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        for step in range(0, depth, STEPS):
-            x = depth - STEPS - step  # from the end: ptxas chooses registers with fewer lost cycles so
-            for y in range(STEPS):
-                for r in range(0, TM, 4):
-                    n = y * TM + r
-                    a[n], a[n + 1], a[n + 2], a[n + 3] = load4(A, (x + y, 4 * rg + RG * r))
-                for c in range(0, TN, V):
-                    n = y * TN + c
-                    if V == 4:
-                        b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
-                    else:
-                        b[n] = B[x + y, cg + CG * c]
-                for r in range(TM):
-                    for n in range(TN):
-                        c = to_and_fro(r, n, TN)
-                        acc[r * TN + c] += a[y * TM + r] * b[y * TN + c]
+        for y in range(STEPS):
+            for r in range(0, TM, 4):
+                n = y * TM + r
+                a[n], a[n + 1], a[n + 2], a[n + 3] = load4(A, (x + y, 4 * rg + RG * r))
+            for c in range(0, TN, V):
+                n = y * TN + c
+                if V == 4:
+                    b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
+                else:
+                    b[n] = B[x + y, cg + CG * c]
+            for r in range(TM):
+                for n in range(TN):
+                    c = to_and_fro(r, n, TN)
+                    acc[r * TN + c] += a[y * TM + r] * b[y * TN + c]
 
-    return multiply_atb
+    return walk(steps, depth, STEPS, downwards)
 
 
 @cache
-def make_multiply_ab(piece: Piece, depth: int, real: Any):
+def make_multiply_ab(piece: Piece, depth: int, real: Any, downwards: bool = False):
     """Make multiply_ab(acc, A, B, rg, cg): acc += A @ B, A (RG*TM, depth), B (depth, CG*TN); U is 1 and V is 4."""
     RG, CG, TM, TN = piece.RG, piece.CG, piece.TM, piece.TN
-    assert (piece.U, piece.V) == (1, 4) and depth % 4 == 0
+    assert (piece.U, piece.V) == (1, 4)
     A_SIZE, B_SIZE = 4 * TM, 4 * TN
 
     @device
-    def multiply_ab(acc, A, B, rg, cg):
+    def steps(acc, A, B, rg, cg, x):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        for x in range(0, depth, 4):
+        for r in range(TM):
+            a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
+        for y in range(4):
+            for c in range(0, TN, 4):
+                n = y * TN + c
+                b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
             for r in range(TM):
-                a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
-            for y in range(4):
-                for c in range(0, TN, 4):
-                    n = y * TN + c
-                    b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
-                for r in range(TM):
-                    for n in range(TN):
-                        c = to_and_fro(r, n, TN)
-                        acc[r * TN + c] += a[4 * r + y] * b[y * TN + c]
+                for n in range(TN):
+                    c = to_and_fro(r, n, TN)
+                    acc[r * TN + c] += a[4 * r + y] * b[y * TN + c]
 
-    return multiply_ab
+    return walk(steps, depth, 4, downwards)
 
 
 @cache
-def make_multiply_abt(piece: Piece, depth: int, real: Any):
+def make_multiply_abt(piece: Piece, depth: int, real: Any, downwards: bool = False):
     """Make multiply_abt(acc, A, B, rg, cg): acc += A @ B.T, A (RG*TM, depth), B (CG*TN, depth); U and V are 1."""
     RG, CG, TM, TN = piece.RG, piece.CG, piece.TM, piece.TN
-    assert (piece.U, piece.V) == (1, 1) and depth % 4 == 0
+    assert (piece.U, piece.V) == (1, 1)
     A_SIZE, B_SIZE = 4 * TM, 4 * TN
 
     @device
-    def multiply_abt(acc, A, B, rg, cg):
+    def steps(acc, A, B, rg, cg, x):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
-        for x in range(0, depth, 4):
+        for r in range(TM):
+            a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
+        for c in range(TN):
+            b[4 * c], b[4 * c + 1], b[4 * c + 2], b[4 * c + 3] = load4(B, (cg + CG * c, x))
+        for y in range(4):
             for r in range(TM):
-                a[4 * r], a[4 * r + 1], a[4 * r + 2], a[4 * r + 3] = load4(A, (rg + RG * r, x))
-            for c in range(TN):
-                b[4 * c], b[4 * c + 1], b[4 * c + 2], b[4 * c + 3] = load4(B, (cg + CG * c, x))
-            for y in range(4):
-                for r in range(TM):
-                    for n in range(TN):
-                        c = to_and_fro(r, n, TN)
-                        acc[r * TN + c] += a[4 * r + y] * b[4 * c + y]
+                for n in range(TN):
+                    c = to_and_fro(r, n, TN)
+                    acc[r * TN + c] += a[4 * r + y] * b[4 * c + y]
 
-    return multiply_abt
+    return walk(steps, depth, 4, downwards)

@@ -89,7 +89,7 @@ def make_matmul_registers(tiles: MatmulTiles, dtype: str, out_dtype: str, loads:
     NEXT_B = NEXT + B_AT
     load_a, load_b = make_load_transposed(dtype, BM, BK, THREADS, loads), make_load_tile(dtype, BK, BN, THREADS, loads)
     commit, wait = make_pipeline(loads)
-    place, multiply = make_place(piece.CG), make_multiply_atb(piece, BK, REAL)
+    place, multiply = make_place(piece.CG), make_multiply_atb(piece, BK, REAL, downwards=True)
     write_c = make_write_rows(piece, out_dtype, loads != "elements")
 
     @ptx.device
