@@ -8,12 +8,16 @@ import numba_flash as nf
 rng = np.random.default_rng(0)
 
 
-def attention(dtype: str, d: int, Nq: int, Nk: int, **options: object) -> None:
+def attention(dtype: str, d: int, Nq: int, Nk: int, kernel: str = "flash2", **options: object) -> None:
     """Forward and backward of two query heads on one KV head, with a gradient of LSE."""
     q, do = (cp.asarray(rng.standard_normal((1, 2, Nq, d)), dtype) for _ in range(2))
     k, v = (cp.asarray(rng.standard_normal((1, 1, Nk, d)), dtype) for _ in range(2))
-    o, lse = nf.flash_attention(q, k, v, return_lse=True, kernel="flash2", **options)
-    nf.flash_attention_backward(do, q, k, v, o, lse, dlse=cp.ones_like(lse), kernel="flash2", **options)
+    o, lse = nf.flash_attention(q, k, v, return_lse=True, kernel=kernel, **options)
+    if kernel in ("flash1", "flash2"):
+        for deterministic in (False, True):
+            nf.flash_attention_backward(
+                do, q, k, v, o, lse, dlse=cp.ones_like(lse), deterministic=deterministic, kernel=kernel, **options
+            )
     nf.merge(o, lse, o, lse)
 
 
@@ -23,6 +27,8 @@ attention("float16", 128, 70, 65)
 attention("float64", 32, 40, 70, causal=True)
 bias, mask = cp.asarray(rng.standard_normal((70, 90)), "float32"), cp.asarray(rng.random((70, 90)) > 0.3)
 attention("float32", 64, 70, 90, bias=bias, mask=mask, softcap=3.0, alibi_slopes=cp.asarray([0.1, 0.2], "float32"))
+for kernel in ("attention_naive", "attention_two_pass", "attention_one_pass", "flash1"):
+    attention("float32", 20, 33, 70, kernel=kernel, causal=True)
 for kernel in ("softmax_safe", "softmax_online"):
     for N in (1, 100, 1000):
         nf.softmax(cp.asarray(rng.standard_normal((5, N)), "float32"), kernel=kernel)

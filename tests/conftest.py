@@ -55,6 +55,10 @@ def installed(package):
         return f"no {package}"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=[b.name for b in AVAILABLE], help="run the properties on this one alone")
+
+
 def pytest_report_header(config):
     packages = ("numpy", "numba", "numba-cuda", "hypothesis", "ml_dtypes", "torch")
     return [
@@ -63,7 +67,17 @@ def pytest_report_header(config):
     ]
 
 
-def pytest_collection_modifyitems(items):
+def backends_of(item):
+    """The names among a test's parameters that may be a backend's."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {name for value in values if isinstance(name := getattr(value, "name", value), str)}
+
+
+def pytest_collection_modifyitems(config, items):
+    if chosen := config.getoption("--backend"):
+        others = {backend.name for backend in AVAILABLE} - {chosen}
+        config.hook.pytest_deselected(items=[item for item in items if others & backends_of(item)])
+        items[:] = [item for item in items if not others & backends_of(item)]
     for item in items:
         if item.get_closest_marker("gpu") and backends.GPU not in AVAILABLE:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and CuPy"))
