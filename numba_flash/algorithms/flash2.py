@@ -45,13 +45,14 @@ def flash2_forward(
 
 def flash2_backward(
     dO: Array, Q: Array, K: Array, V: Array, O: Array, LSE: Array,
-    Br: int, Bc: int, scale: float, first: int, last: int, dLSE: Array | None = None,
+    Br: int, Bc: int, scale: float, first: int, last: int,
+    dLSE: Array | None = None, deterministic: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """dQ, dK, dV: Algorithm 2 of the same paper as three passes, so that no two blocks write the same rows."""
+    """dQ, dK, dV: Algorithm 2 of the same paper; deterministic, dQ is a pass of its own, summed in one place."""
     tiles = (Br, Bc, scale, first, last)
     D = delta(dO, O, dLSE)
-    dK, dV = flash2_backward_keys(dO, Q, K, V, LSE, D, *tiles)
-    return flash2_backward_queries(dO, Q, K, V, LSE, D, *tiles), dK, dV
+    dQ, dK, dV = flash2_backward_keys(dO, Q, K, V, LSE, D, *tiles)
+    return flash2_backward_queries(dO, Q, K, V, LSE, D, *tiles) if deterministic else dQ, dK, dV
 
 
 def delta(dO: Array, O: Array, dLSE: Array | None = None) -> Array:
@@ -64,10 +65,10 @@ def delta(dO: Array, O: Array, dLSE: Array | None = None) -> Array:
 def flash2_backward_keys(
     dO: Array, Q: Array, K: Array, V: Array, LSE: Array, delta: Array,
     Br: int, Bc: int, scale: float, first: int, last: int,
-) -> tuple[Array, Array]:  # fmt: skip
-    """dK and dV: Algorithm 2 as it stands, without its dQ."""
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Algorithm 2 as it stands."""
     (Nq, d), (Nk, dv) = Q.shape, V.shape
-    dK, dV = np.empty_like(K), np.empty_like(V)
+    dQ, dK, dV = np.zeros_like(Q), np.empty_like(K), np.empty_like(V)
     # line 5: in the kernel, the grid
     for j in range(cdiv(Nk, Bc)):
         # lines 6 and 7
@@ -82,10 +83,12 @@ def flash2_backward_keys(
             dv_ += p.T @ dOi
             # line 16
             dk += ds.T @ Qi
+            # line 15: in the kernel, an atomic addition, since the blocks of all j meet here
+            dQ[i * Br : (i + 1) * Br] += (scale * ds @ Kj)[: Nq - i * Br]
         # line 18; S = scale Q K^T passes its scale on
         dK[j * Bc : (j + 1) * Bc] = (scale * dk)[: Nk - j * Bc]
         dV[j * Bc : (j + 1) * Bc] = dv_[: Nk - j * Bc]
-    return dK, dV
+    return dQ, dK, dV
 
 
 def flash2_backward_queries(

@@ -1,6 +1,7 @@
 """The tiled algorithms against the definition, for every small shape and every small tile."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ FORWARD = {
 BACKWARD = {
     "flash1": algorithms.flash1_backward,
     "flash2": algorithms.flash2_backward,
+    "flash2, deterministic": partial(algorithms.flash2_backward, deterministic=True),
 }
 UNTILED = (algorithms.attention_naive, algorithms.attention_two_pass, algorithms.attention_one_pass)
 
