@@ -51,22 +51,30 @@ def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
         mask,
         mask_strides,
     ):
-        for r in range(TM):
-            row = row0 + row_of(rg, r)
-            for c in range(TN):
-                col = col0 + column_of(cg, c)
-                x = s[r * TN + c] * scale
-                if SOFTCAP:
-                    t = REAL(math.tanh(x / softcap))
-                    x = softcap * t
-                    derivative[r * TN + c] = ONE - t * t
-                if ALIBI:
-                    x -= slope * REAL(abs(row + q_offset - col))
-                if BIAS and row < Nq and col < Nk:
-                    x += REAL(bias_to_real(bias[row * bias_strides[2] + col * bias_strides[3]]))
-                if MASK and row < Nq and col < Nk and mask[row * mask_strides[2] + col * mask_strides[3]] == 0:
-                    x = NEG_INF
-                s[r * TN + c] = x
+        for x in range(TM * TN):
+            s[x] *= scale
+        if SOFTCAP:
+            for x in range(TM * TN):
+                t = REAL(math.tanh(s[x] / softcap))
+                s[x] = softcap * t
+                derivative[x] = ONE - t * t
+        if ALIBI:
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row0 + row_of(rg, r), col0 + column_of(cg, c)
+                    s[r * TN + c] -= slope * REAL(abs(row + q_offset - col))
+        if BIAS:
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row0 + row_of(rg, r), col0 + column_of(cg, c)
+                    if row < Nq and col < Nk:
+                        s[r * TN + c] += REAL(bias_to_real(bias[row * bias_strides[2] + col * bias_strides[3]]))
+        if MASK:
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row0 + row_of(rg, r), col0 + column_of(cg, c)
+                    if row < Nq and col < Nk and mask[row * mask_strides[2] + col * mask_strides[3]] == 0:
+                        s[r * TN + c] = NEG_INF
 
     return modify
 
