@@ -40,13 +40,18 @@ USUAL_D = 64  # the head dimension that kernels which do not depend on it are li
 ALLOWED_SPILLS = {
     # s and acc are 64 numbers each, m, l and alpha 24; bias and mask take 16 addresses each.
     ("flash2_forward", "float32", 64, True): 204,
-    # s and acc are 32 doubles each: 128 registers, and 32 tanh at once.
+    # s and acc are 32 doubles each: 128 registers. Only with element loads; with options, 32 tanh at once.
+    ("flash2_forward", "float64", 64, False): 8,
     ("flash2_forward", "float64", 64, True): 24,
     # s, dP, dK and dV are 32 numbers each; derivative adds 32, bias and mask 12 addresses each.
     ("flash2_backward_keys", "float32", 64, True): 496,
-    # s, dP, dK and dV are 16 doubles each; derivative adds 16: 160 registers.
+    # s, dP, dK and dV are 16 doubles each: 128 registers. Only with element loads; with options, derivative adds 32.
+    ("flash2_backward_keys", "float64", 64, False): 48,
     ("flash2_backward_keys", "float64", 64, True): 84,
-    # sm_80 only: dK and dV are 64 doubles each. Tiles with half of that need 163.4 KB of shared memory; it has 163.
+    # dK and dV are 32 doubles each: 128 registers. Only with element loads.
+    ("flash2_backward_keys", "float64", 128, False): 84,
+    # The same on sm_90. sm_80 and sm_86: dK and dV are 64 doubles each. Half of that needs 163.4 KB of
+    # shared memory, and they have 163 and 99.
     ("flash2_backward_keys", "float64", 256, False): 1460,
 }
 
