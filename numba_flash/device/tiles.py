@@ -78,7 +78,7 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
     read, read4 = make_read(dtype), make_read4(dtype)
     COPIES, VECTORS = loads == "copies", loads == "vectors"
     PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4 if VECTORS else 1  # elements that a thread moves at once
-    ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
+    ACROSS = gcd(columns // PIECE, threads, 64)  # threads side by side in a row
     WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
     EVEN = rows % ROWS == 0
 
