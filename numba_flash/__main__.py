@@ -58,7 +58,7 @@ def add_info(info: argparse.ArgumentParser) -> None:
     more.add_argument("--ladder", action="store_true", help="what each kernel computes and moves, as Markdown")
     more.add_argument("--compiled", action="store_true", help="compile kernels without a GPU and check what they use")
     info.add_argument("--only", default="", metavar="NAME", help="with --compiled: kernels with NAME in their name")
-    info.add_argument("--arch", default="", help="with --compiled: sm_75, sm_80 or sm_90")
+    info.add_argument("--arch", default="", help="with --compiled: sm_75, sm_80, sm_86 or sm_90")
     info.add_argument("--dtype", default="", help="with --compiled: float16, bfloat16, float32 or float64")
     info.add_argument("--dim", type=int, default=0, help="with --compiled: head dimension 32, 64, 128 or 256")
 

@@ -18,7 +18,7 @@ from typing import Any
 from numba_flash.config import Device
 from numba_flash.kernels.arguments import WIDTHS
 from numba_flash.kernels.passes import delta, merge
-from numba_flash.ladder import FORWARD, LADDER
+from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL
 from numba_flash.problem import FLOATS, AttentionProblem, Operands, real_of
 from numba_flash.runtime import Launch, signature
 from numba_flash.runtime.offline import Usage, assemble, find_ptxas, to_ptx
@@ -28,39 +28,33 @@ from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_lau
 DEVICES = {
     "sm_75": Device("sm_75", (7, 5), 64 * 1024),
     "sm_80": Device("sm_80", (8, 0), 163 * 1024),
+    "sm_86": Device("sm_86", (8, 6), 99 * 1024),
     "sm_90": Device("sm_90", (9, 0), 227 * 1024),
 }
+KIN = {"sm_86": "sm_80"}  # devices for which only those kernels are listed that their kin does not have: smaller tiles
 USUAL_D = 64  # the head dimension that kernels which do not depend on it are listed with
 
-# Bytes that a kernel may spill on sm_75, sm_80 and sm_90, whatever its loads: by name, dtype of arithmetic, head
-# dimension, and whether every score option is on. All of these kernels use the 255 registers that a thread can have;
-# the comments say what fills them. The aim is an empty table.
+# Bytes that a kernel may spill, on any architecture: by name, dtype of arithmetic, head dimension, and whether every
+# score option is on. All of them use the 255 registers that a thread can have; the comments say what fills them. The
+# aim is an empty table.
 ALLOWED_SPILLS = {
-    # s, derivative and acc are 32, 32 and 64 numbers of a thread.
-    ("flash2_forward", "float32", 64, False): (232, 24, 0),
-    ("flash2_forward", "float32", 64, True): (164, 28, 44),
-    # Only with element loads.
-    ("flash2_forward", "float32", 256, False): (0, 44, 72),
-    # acc is 32 doubles, two registers each.
-    ("flash2_forward", "float64", 256, False): (116, 144, 32),
-    # s, dP, dK and dV are 32 numbers each; derivative adds 32.
-    ("flash2_backward_keys", "float32", 64, False): (96, 180, 180),
-    ("flash2_backward_keys", "float32", 64, True): (40, 364, 352),
-    # Up to 40 bytes with vector loads, the rest with element loads.
-    ("flash2_backward_keys", "float32", 128, False): (96, 104, 92),
-    ("flash2_backward_keys", "float32", 256, False): (136, 0, 0),
-    # Only with element loads.
-    ("flash2_backward_keys", "float64", 32, False): (0, 0, 16),
-    # dK and dV are 32 doubles each on sm_75.
-    ("flash2_backward_keys", "float64", 128, False): (64, 0, 0),
-    # dK and dV are 128 doubles each on sm_80, whose tiles have 32 threads: twice what there are registers for.
-    ("flash2_backward_keys", "float64", 256, False): (0, 4792, 68),
-    # Only with element loads.
-    ("flash2_backward_queries", "float32", 128, False): (56, 60, 60),
-    ("flash2_backward_queries", "float32", 256, False): (68, 52, 52),
-    # dQ is 16 doubles.
-    ("flash2_backward_queries", "float64", 128, False): (20, 0, 0),
-    ("flash2_backward_queries", "float64", 256, False): (0, 0, 20),
+    # acc is 128 numbers. Only with element loads.
+    ("matmul_registers", "float32", 64, False): 4,
+    # s and acc are 64 numbers each, m, l and alpha 24; bias and mask take 16 addresses each.
+    ("flash2_forward", "float32", 64, True): 204,
+    # s and acc are 32 doubles each: 128 registers. Only with element loads; with options, 32 tanh at once.
+    ("flash2_forward", "float64", 64, False): 8,
+    ("flash2_forward", "float64", 64, True): 24,
+    # s, dP, dK and dV are 32 numbers each; derivative adds 32, bias and mask 12 addresses each.
+    ("flash2_backward_keys", "float32", 64, True): 496,
+    # s, dP, dK and dV are 16 doubles each: 128 registers. Only with element loads; with options, derivative adds 32.
+    ("flash2_backward_keys", "float64", 64, False): 48,
+    ("flash2_backward_keys", "float64", 64, True): 84,
+    # dK and dV are 32 doubles each: 128 registers. Only with element loads.
+    ("flash2_backward_keys", "float64", 128, False): 84,
+    # The same on sm_90. sm_80 and sm_86: dK and dV are 64 doubles each. Half of that needs 163.4 KB of
+    # shared memory, and they have 163 and 99.
+    ("flash2_backward_keys", "float64", 256, False): 1460,
 }
 
 
@@ -131,12 +125,22 @@ def launches_of(source: str, problem: Any, device: Device) -> list[Launch]:
 
 def problems(operation: str) -> Iterator[Any]:
     """One problem for each kernel that an operation's rungs choose among."""
+    for problem in plain_problems(operation):
+        yield problem
+        if operation == BACKWARD:
+            yield replace(problem, deterministic=True)
+
+
+def plain_problems(operation: str) -> Iterator[Any]:
+    """Every dtype, head dimension and kind of loads; and the usual head dimension with every score option."""
     others = [d for d in WIDTHS if d != USUAL_D] if operation in ATTENTION else []
     for dtype, d in itertools.product(FLOATS, (USUAL_D, *others)):
         problem = specimen(operation, dtype, d=d)
         yield problem
         if hasattr(problem, "vector"):
             yield replace(problem, vector=False)
+        if operation == MATMUL and problem.real != dtype:
+            yield replace(problem, out_dtype=problem.real)
     if operation in ATTENTION:
         yield from (specimen(operation, dtype, d=USUAL_D, **EVERY_OPTION) for dtype in FLOATS)
 
@@ -147,9 +151,10 @@ def variants() -> Iterator[Variant]:
     sources += [(name, FORWARD, tuple(DEVICES)) for name in PASSES]
     seen = set()
     for source, operation, archs in sources:
-        for arch, problem in itertools.product(archs, list(problems(operation))):
+        listed = [arch for arch in DEVICES if KIN.get(arch, arch) in archs]
+        for arch, problem in itertools.product(listed, list(problems(operation))):
             for n, launch in enumerate(launches_of(source, problem, DEVICES[arch])):
-                key = arch, launch.kernel, signature(launch.args)
+                key = KIN.get(arch, arch), launch.kernel, signature(launch.args)
                 if key not in seen:
                     seen.add(key)
                     yield Variant(source, launch.kernel.name, arch, problem, n)
@@ -157,8 +162,7 @@ def variants() -> Iterator[Variant]:
 
 def allowed_spills(v: Variant) -> int:
     """The bytes that a variant may spill."""
-    allowed = ALLOWED_SPILLS.get((v.kernel, real_of(v.problem.dtype), v.d, v.options))
-    return 0 if allowed is None else dict(zip(DEVICES, allowed, strict=True))[v.arch]
+    return ALLOWED_SPILLS.get((v.kernel, real_of(v.problem.dtype), v.d, v.options), 0)
 
 
 def compile_variant(variant: Variant) -> Compiled:

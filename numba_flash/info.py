@@ -121,8 +121,11 @@ def print_compiled(only: str = "", arch: str = "", dtype: str = "", dim: int = 0
 
 
 def form(v: Variant) -> str:
-    """How a kernel reads its operands, and whether it is the one with every score option."""
-    return f"{'vector' if v.vector else 'element'}{', options' if v.options else ''}"
+    """How a kernel reads its operands, and what else sets it apart from the others of its name."""
+    p = v.problem
+    out = getattr(p, "out_dtype", p.dtype)
+    more = {"options": v.options, "deterministic": getattr(p, "deterministic", False), f"to {out}": out != p.dtype}
+    return ", ".join(["vector" if v.vector else "element", *(name for name, here in more.items() if here)])
 
 
 def compiled_table(results: Sequence[Compiled]) -> Table:

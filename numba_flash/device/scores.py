@@ -27,6 +27,7 @@ def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
     """
     TM, TN = piece.TM, piece.TN
     row_of, column_of = make_rows_and_columns(piece)
+    HEIGHT, WIDTH = piece.RG * TM, piece.CG * TN  # of the tile
     N = number(dtype)
     ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
     SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
@@ -51,22 +52,34 @@ def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
         mask,
         mask_strides,
     ):
-        for r in range(TM):
-            row = row0 + row_of(rg, r)
-            for c in range(TN):
-                col = col0 + column_of(cg, c)
-                x = s[r * TN + c] * scale
-                if SOFTCAP:
-                    t = REAL(math.tanh(x / softcap))
-                    x = softcap * t
-                    derivative[r * TN + c] = ONE - t * t
-                if ALIBI:
-                    x -= slope * REAL(abs(row + q_offset - col))
-                if BIAS and row < Nq and col < Nk:
-                    x += REAL(bias_to_real(bias[row * bias_strides[2] + col * bias_strides[3]]))
-                if MASK and row < Nq and col < Nk and mask[row * mask_strides[2] + col * mask_strides[3]] == 0:
-                    x = NEG_INF
-                s[r * TN + c] = x
+        for x in range(TM * TN):
+            s[x] *= scale
+        if SOFTCAP:
+            for x in range(TM * TN):
+                t = REAL(math.tanh(s[x] / softcap))
+                s[x] = softcap * t
+                derivative[x] = ONE - t * t
+        if ALIBI:
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row0 + row_of(rg, r), col0 + column_of(cg, c)
+                    s[r * TN + c] -= slope * REAL(abs(row + q_offset - col))
+        first_row, first_col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
+        height, width = clipped(Nq - first_row, HEIGHT), clipped(Nk - first_col, WIDTH)  # from there on
+        if BIAS:
+            at = first_row * bias_strides[2] + first_col * bias_strides[3]
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row_of(0, r), column_of(0, c)
+                    if row < height and col < width:
+                        s[r * TN + c] += REAL(bias_to_real(bias[at + row * bias_strides[2] + col * bias_strides[3]]))
+        if MASK:
+            at = first_row * mask_strides[2] + first_col * mask_strides[3]
+            for r in range(TM):
+                for c in range(TN):
+                    row, col = row_of(0, r), column_of(0, c)
+                    if row < height and col < width and mask[at + row * mask_strides[2] + col * mask_strides[3]] == 0:
+                        s[r * TN + c] = NEG_INF
 
     return modify
 

@@ -28,15 +28,26 @@ Adds = Literal["scalars", "vectors"]
 
 
 @cache
-def make_read4(dtype: str, vector: bool):
-    """Make read4(view, at, column_stride, count): up to `count` elements of a row as reals, zeros after them."""
-    N = number(dtype)
-    ZERO, to_real = N.zero, N.to_real
+def make_read(dtype: str):
+    """Make read(view, at, exists): an element as a real, zero where there is none."""
+    ZERO, to_real = number(dtype).zero, number(dtype).to_real
 
     @device
-    def read4_vector(view, at, column_stride, count):
-        exists = count > 0
-        x = load4(view, at if exists else 0)  # a load for every thread, of element 0 at need: no branch delays others
+    def read(view, at, exists):
+        x = to_real(view[at if exists else 0])  # a load for every thread, of element 0 at need: no branch delays others
+        return x if exists else ZERO
+
+    return read
+
+
+@cache
+def make_read4(dtype: str):
+    """Make read4(view, at, exists): four neighbouring elements of a row as reals, zeros where there are none."""
+    ZERO, to_real = number(dtype).zero, number(dtype).to_real
+
+    @device
+    def read4(view, at, exists):
+        x = load4(view, at if exists else 0)
         return (
             to_real(x[0]) if exists else ZERO,
             to_real(x[1]) if exists else ZERO,
@@ -44,21 +55,7 @@ def make_read4(dtype: str, vector: bool):
             to_real(x[3]) if exists else ZERO,
         )
 
-    @device
-    def read(view, at, exists):
-        x = to_real(view[at if exists else 0])
-        return x if exists else ZERO
-
-    @device
-    def read4_elements(view, at, column_stride, count):
-        return (
-            read(view, at, count > 0),
-            read(view, at + column_stride, count > 1),
-            read(view, at + 2 * column_stride, count > 2),
-            read(view, at + 3 * column_stride, count > 3),
-        )
-
-    return read4_vector if vector else read4_elements
+    return read4
 
 
 NOTHING = np.int32(0)
@@ -78,17 +75,17 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
     take part, neighbouring ones on neighbouring columns; no barrier inside. With "copies" the tile arrives later: see
     `make_pipeline`.
     """
-    read4 = make_read4(dtype, loads != "elements")
-    COPIES, CONTIGUOUS = loads == "copies", loads != "elements"
-    PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4  # elements that a thread moves at once
-    ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
+    read, read4 = make_read(dtype), make_read4(dtype)
+    COPIES, VECTORS = loads == "copies", loads == "vectors"
+    PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4 if VECTORS else 1  # elements that a thread moves at once
+    ACROSS = gcd(columns // PIECE, threads, 64)  # threads side by side in a row
     WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
     EVEN = rows % ROWS == 0
 
     @device
     def load_tile(tile, X, strides, row, col, N, width):
         r, c = cuda.threadIdx.x // ACROSS, cuda.threadIdx.x % ACROSS * PIECE
-        step = 1 if CONTIGUOUS else strides[3]
+        step = 1 if COPIES or VECTORS else strides[3]
         at = (row + r) * strides[2] + (col + c) * step
         inside = clipped(width - col - c, columns)
         for y in range(0, rows, ROWS):
@@ -97,8 +94,10 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
                 if EVEN or r + y < rows:
                     if COPIES:
                         copy(tile, (r + y, c + x), X, at + x, PIECE, x < count)
+                    elif VECTORS:
+                        store4(tile, (r + y, c + x), read4(X, at + x, x < count))
                     else:
-                        store4(tile, (r + y, c + x), read4(X, at + x * step, step, count - x))
+                        tile[r + y, c + x] = read(X, at + x * step, x < count)
             at += ROWS * strides[2]
 
     return load_tile
@@ -111,9 +110,9 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
     Eight neighbouring elements of a row meet four (sixteen) rows in a warp: whole 32-byte sectors of global memory, and
     32 different banks of shared memory.
     """
-    read4 = make_read4(dtype, loads != "elements")
-    COPIES, CONTIGUOUS = loads == "copies", loads != "elements"
-    PIECE = 1 if COPIES else 4  # elements that a thread moves at once
+    read, read4 = make_read(dtype), make_read4(dtype)
+    COPIES, VECTORS = loads == "copies", loads == "vectors"
+    PIECE = 4 if VECTORS else 1  # elements that a thread moves at once
     LANES = 8 // PIECE  # neighbouring threads in a row
     DOWN = gcd(rows, threads // LANES)
     WIDTH = threads // DOWN * PIECE  # threads for which no row is left take the next columns
@@ -124,7 +123,7 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
         t = cuda.threadIdx.x
         r = t // LANES % DOWN
         c = (t % LANES + t // (LANES * DOWN) * LANES) * PIECE
-        step = 1 if CONTIGUOUS else strides[3]
+        step = 1 if COPIES or VECTORS else strides[3]
         at = (row + r) * strides[2] + (col + c) * step
         inside = clipped(width - col - c, columns)
         for y in range(0, rows, DOWN):
@@ -133,10 +132,12 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
                 if EVEN or c + x < columns:
                     if COPIES:
                         copy(tile, (c + x, r + y), X, at + x, PIECE, x < count)
-                    else:
-                        values = read4(X, at + x * step, step, count - x)
+                    elif VECTORS:
+                        values = read4(X, at + x, x < count)
                         for n in range(4):
                             tile[c + x + n, r + y] = values[n]
+                    else:
+                        tile[c + x, r + y] = read(X, at + x * step, x < count)
             at += DOWN * strides[2]
 
     return load_transposed

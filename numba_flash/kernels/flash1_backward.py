@@ -42,9 +42,9 @@ from numba_flash.traffic import Traffic
 # For each width of arithmetic and padded head dimension; four key tiles and two query tiles share the 48 KB.
 CONFIGS = {
     (4, 32): Tiles(32, 32, 32, 32, 1, 8),
-    (4, 64): Tiles(16, 32, 64, 64, 1, 16),
-    (4, 128): Tiles(8, 16, 128, 128, 1, 32),
-    (4, 256): Tiles(4, 8, 256, 256, 1, 32),
+    (4, 64): Tiles(16, 16, 64, 64, 1, 16),
+    (4, 128): Tiles(8, 8, 128, 128, 1, 32),
+    (4, 256): Tiles(4, 4, 256, 256, 1, 32),
     (8, 32): Tiles(16, 16, 32, 32, 1, 16),
     (8, 64): Tiles(8, 16, 64, 64, 1, 32),
     (8, 128): Tiles(4, 8, 128, 128, 1, 32),

@@ -50,7 +50,7 @@ class MatmulTiles:
         return self.BM // self.TM * (self.BN // self.TN)
 
 
-CONFIGS = {4: MatmulTiles(128, 256, 16, 8, 16), 8: MatmulTiles(64, 64, 16, 4, 4)}  # by bytes of arithmetic
+CONFIGS = {4: MatmulTiles(128, 256, 16, 8, 16), 8: MatmulTiles(128, 128, 8, 8, 8)}  # by bytes of arithmetic
 
 
 def piece_of(t: MatmulTiles) -> Piece:

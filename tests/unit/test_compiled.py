@@ -12,7 +12,7 @@ import pytest
 import numba_flash
 from numba_flash import compiled
 from numba_flash.__main__ import main
-from numba_flash.compiled import ALLOWED_SPILLS, DEVICES, allowed_spills, compile_all, variants
+from numba_flash.compiled import ALLOWED_SPILLS, DEVICES, KIN, allowed_spills, compile_all, launches_of, variants
 from numba_flash.ladder import LADDER
 from numba_flash.problem import FLOATS, real_of
 from numba_flash.runtime import offline
@@ -63,9 +63,24 @@ def test_every_rung_is_listed_for_each_of_its_architectures_dtypes_and_loads():
     listed = {(v.source, v.arch, v.problem.dtype) for v in variants()}
     wanted = {(rung.name, arch, dtype) for rung in RUNGS for arch in rung.archs for dtype in FLOATS}
     assert wanted <= listed
-    assert {(name, arch, dtype) for name in ("delta", "merge") for arch in DEVICES for dtype in FLOATS} <= listed
+    archs = set(DEVICES) - set(KIN)
+    assert {(name, arch, dtype) for name in ("delta", "merge") for arch in archs for dtype in FLOATS} <= listed
     loads = {v.vector for v in variants() if v.source == "flash2_forward"}
     assert loads == {True, False}
+    assert {v.kernel for v in variants() if v.source == "flash2_backward"} >= {
+        "flash2_backward_keys",
+        "flash2_backward_queries",
+    }
+    results = {(v.problem.dtype, v.problem.out_dtype) for v in variants() if v.source == "matmul_registers"}
+    assert results == {*zip(FLOATS, FLOATS, strict=True), ("float16", "float32"), ("bfloat16", "float32")}
+
+
+def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
+    added = [v for v in variants() if v.arch == "sm_86"]
+    assert {v.source for v in added} == {"flash2_forward", "flash2_backward"}
+    for v in added:
+        small, kin = (launches_of(v.source, v.problem, DEVICES[arch])[v.launch] for arch in ("sm_86", "sm_80"))
+        assert small.kernel.shared_bytes < min(kin.kernel.shared_bytes, 99 * 1024)
 
 
 def test_a_kernel_is_listed_once():
@@ -78,11 +93,11 @@ def test_spills_are_allowed_only_to_kernels_that_exist():
     assert set(ALLOWED_SPILLS) <= known
 
 
-def test_spills_are_allowed_by_kernel_and_architecture(monkeypatch):
-    chosen = [v for v in variants() if v.matches("flash2_forward", "", "float16", 128)]
-    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float32", 128, False): (1, 2, 3)})
-    assert {(v.arch, allowed_spills(v)) for v in chosen} == {("sm_75", 1), ("sm_80", 2), ("sm_90", 3)}
-    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float64", 128, False): (1, 2, 3)})
+def test_spills_are_allowed_by_kernel_and_options(monkeypatch):
+    chosen = [v for v in variants() if v.matches("flash2_forward", "", "float16", 64)]
+    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float32", 64, True): 3})
+    assert {(v.options, allowed_spills(v)) for v in chosen} == {(True, 3), (False, 0)}
+    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float64", 64, True): 3})
     assert {allowed_spills(v) for v in chosen} == {0}
 
 
@@ -131,7 +146,7 @@ BROKEN = """
 
     found = {f.__name__: rules(f) for f in (good, doubles, local, spills, nonsense)}
     found["doubles of float64"] = rules(doubles, "float64")
-    compiled.ALLOWED_SPILLS = {("spills", "float32", 64, False): (0, 10_000, 0)}
+    compiled.ALLOWED_SPILLS = {("spills", "float32", 64, False): 10_000}
     found["allowed spills"] = rules(spills)
     print(json.dumps(found))
 """
