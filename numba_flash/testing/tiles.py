@@ -17,7 +17,7 @@ def tiny_tiles() -> Iterator[None]:
     """Run kernels with tiles of about 8 x 8 and blocks of at most a warp: what the simulator runs fast."""
     tiles, key_tiles = Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8)
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
-    products = matmul_tiles(4, MatmulTiles(16, 16, 4, 4, 4))
+    products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
     with attention_tiles(tiles, key_tiles), products, block_threads(8), first_tiles(*first):
         yield
 
