@@ -26,11 +26,13 @@ from numba_flash.kernels.passes import delta, merge
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
 from numba_flash.runtime import launch
 from numba_flash.runtime.launch import STATIC_SHARED_BYTES
+from numba_flash.testing.tiles import broken, forward_rules, key_rules, matmul_rules, query_rules
 from numba_flash.testing.tolerance import assert_close
 
 from .helpers import DTYPES, in_simulator, normal
 
 KB = 1024
+RULES = {"forward": forward_rules, "keys": key_rules, "queries": query_rules}
 TABLES = {
     "forward": (flash2_forward.CONFIGS, flash2_forward.shared_bytes),
     "keys": (flash2_backward.KEY_CONFIGS, flash2_backward.shared_bytes),
@@ -54,13 +56,28 @@ def test_a_table_has_every_head_dimension_at_both_widths_of_arithmetic(name):
 def test_tiles_are_legal(name, key, tiles):
     itemsize, width = key
     assert max(tiles.D, tiles.DV) == width
-    assert tiles.Br % tiles.rows == 0 and tiles.Bc % tiles.CG == 0
-    assert tiles.threads % 32 == 0 and tiles.threads <= 1024
-    assert tiles.CG in (8, 16, 32)  # a row lives in lanes of one warp
-    assert min(tiles.D, tiles.DV) >= 4 * tiles.CG  # a thread owns whole vectors of a row
     assert min(tiles.Br, tiles.Bc) >= arguments.SMALLEST_TILE
-    if name == "keys":
-        assert tiles.Bc % (4 * tiles.RG) == 0  # and of a column of P and dS
+    assert broken(RULES[name](tiles)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles", "rule"),
+    [
+        ("forward", Tiles(12, 16, 64, 64, 6, 16), "a thread owns runs of four rows"),
+        ("forward", Tiles(8, 32, 128, 128, 4, 32), "a row lives in lanes of one warp"),
+        ("forward", Tiles(4, 32, 128, 128, 4, 32), "row groups come in pairs: `make_place`"),
+        ("forward", Tiles(24, 48, 64, 64, 12, 16), "S fits"),
+        ("forward", Tiles(64, 16, 256, 256, 32, 16), "O fits"),
+        ("forward", Tiles(16, 12, 32, 32, 4, 8), "every column has an owner"),
+        ("forward", Tiles(18, 8, 32, 32, 4, 8), "every row has an owner"),
+        ("keys", Tiles(16, 24, 32, 32, 4, 8), "a thread owns runs of four keys"),
+        ("queries", Tiles(4, 32, 128, 128, 2, 32), "a row lives in lanes of one warp"),
+        ("queries", Tiles(16, 8, 16, 32, 4, 8), "a thread owns runs of four columns of a head"),
+        ("queries", Tiles(8, 8, 32, 32, 4, 8), "threads are whole warps, at most 1024"),
+    ],
+)
+def test_tiles_that_are_not_legal(name, tiles, rule):
+    assert rule in broken(RULES[name](tiles))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -132,9 +149,7 @@ def test_tiles_of_flash1_are_legal(module):
 
 def test_matmul_tiles_are_legal():
     for t in matmul_registers.CONFIGS.values():
-        RG, CG = t.BM // t.TM, t.BN // t.TN
-        assert t.BM % t.TM == 0 and t.BN % t.TN == 0 and t.TN % 4 == 0 and t.BK % 4 == 0
-        assert t.threads == RG * CG <= 1024 and t.threads % 32 == 0
+        assert t.threads % 32 == 0 and broken(matmul_rules(t)) == []
     for T in matmul_tiled.CONFIGS:
         assert T * T <= 1024
 
