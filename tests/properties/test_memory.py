@@ -5,8 +5,9 @@ from importlib import import_module
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 
-from numba_flash import arrays
+from numba_flash import arrays, simulator
 from numba_flash.ladder import LADDER
 
 from .agreement import assert_same
@@ -30,8 +31,21 @@ def test_views_give_what_their_copies_give(backend, case):
 
 @for_all(times=1 / 2)
 def test_repeats_bit_by_bit(backend, case):
+    """In any order of blocks and threads, which is what `seed` changes in the simulator."""
     x, options = case.arrays(), case.options()
-    assert_same(both(backend, x, options), both(backend, x, options))
+    first = both(backend, x, options)
+    with simulator.options(seed=case.seed):
+        assert_same(first, both(backend, x, options))
+
+
+@for_all(times=1 / 2)
+def test_a_cpu_repeats_bit_by_bit_unasked(backend, case):
+    if backend.kernel != "cpu":
+        pytest.skip("a GPU adds up dQ in any order")
+    x, options = case.arrays(), case.options()
+    results = [both(backend, x, options, deterministic) for deterministic in (False, False, True)]
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
 
 
 @for_all(times=1 / 2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from numba_flash import reference
+from numba_flash import flash_attention, flash_attention_backward, reference, simulator
 from numba_flash.arrays import ITEMSIZE, read
 from numba_flash.config import SIMULATOR, Tiles
 from numba_flash.device.number import number
@@ -22,11 +22,11 @@ from numba_flash.kernels import (
     matmul_registers,
     matmul_tiled,
 )
-from numba_flash.kernels.passes import delta, merge
+from numba_flash.kernels.passes import convert, delta, merge
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
 from numba_flash.runtime import launch
 from numba_flash.runtime.launch import STATIC_SHARED_BYTES
-from numba_flash.testing.tiles import broken, forward_rules, key_rules, matmul_rules, query_rules
+from numba_flash.testing.tiles import attention_tiles, broken, forward_rules, key_rules, matmul_rules, query_rules
 from numba_flash.testing.tolerance import assert_close
 
 from .helpers import DTYPES, in_simulator, normal
@@ -191,6 +191,15 @@ class TestPasses:
         assert_close(lse, lse_ref, lse_naive, real_of(dtype), "lse")
         assert (o[1, 3] == 0).all() and lse[1, 3] == -np.inf
 
+    @pytest.mark.parametrize("count", [1, 255, 257, 1024, 1025, 2049])
+    def test_convert(self, dtype, count):
+        x = normal(count, 1, count).astype(DTYPES[real_of(dtype)])
+        x[0, 0] = np.inf
+        y = self.empty(x.shape, DTYPES[dtype])
+        (what,) = convert.launches(read(x), read(y))
+        launch(what)
+        assert y.tobytes() == x.astype(DTYPES[dtype]).tobytes()
+
     @pytest.mark.parametrize("dv", [1, 31, 32, 45])
     @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
     def test_delta(self, dtype, dv, has_dlse):
@@ -212,6 +221,58 @@ class TestPasses:
         products = do.astype(real) * o.astype(real)
         naive = [products.sum(axis=-1, dtype=real) - rest, np.cumsum(products, axis=-1, dtype=real)[..., -1] - rest]
         assert_close(out, ref, naive, real_of(dtype), "delta")
+
+
+class TestDeterministic:
+    """dQ of flash2 over five key blocks, in the simulator: a sum in any order, or a kernel of its own."""
+
+    pytestmark = in_simulator
+    KEYS, TILES = 73, (Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8))
+
+    def gradients(self, dtype, seed=None, **how):
+        q, do = (normal(n, 1, 1, 5, 4).astype(DTYPES[dtype]) for n in (0, 1))
+        k, v = (normal(n, 1, 1, self.KEYS, 4).astype(DTYPES[dtype]) for n in (2, 3))
+        with attention_tiles(*self.TILES), simulator.options(seed=seed):
+            o, lse = flash_attention(q, k, v, return_lse=True, kernel="flash2")
+            return flash_attention_backward(do, q, k, v, o, lse, kernel="flash2", **how)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_any_order_of_blocks_gives_the_same_bits(self, dtype):
+        first, *others = (self.gradients(dtype, seed, deterministic=True) for seed in (None, 1, 2, 3))
+        for other in others:
+            assert [x.tobytes() for x in first] == [x.tobytes() for x in other]
+
+    def test_unasked_the_order_of_blocks_changes_bits_of_dq_alone(self):
+        dq, dk, dv = zip(*(self.gradients("float32", seed) for seed in (None, 1, 2, 3)), strict=True)
+        assert len({x.tobytes() for x in dq}) > 1
+        assert len({x.tobytes() for x in dk}) == 1 == len({x.tobytes() for x in dv})
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_both_ways_agree(self, dtype):
+        summed, computed = self.gradients(dtype), self.gradients(dtype, deterministic=True)
+        np.testing.assert_allclose(*(x[0].astype(np.float64) for x in (summed, computed)), atol=4 * epsilon(dtype))
+        for x, y in zip(summed[1:], computed[1:], strict=True):
+            assert x.tobytes() == y.tobytes()
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_its_launches(self, dtype):
+        """A kernel for dQ if it must be the same; 16-bit floats are summed in float32 and then rounded."""
+        x = Operands(*(read(np.zeros((1, 1, n, 4), DTYPES[dtype])) for n in (5, 7, 7)))
+        rows = read(np.zeros((1, 1, 5), DTYPES[real_of(dtype)]))
+        x = x._replace(do=x.q, o=x.q, lse=rows) if hasattr(x, "_replace") else replace(x, do=x.q, o=x.q, lse=rows)
+        names = {}
+        for deterministic in (False, True):
+            problem = replace(attention_problem(4, 4, dtype), deterministic=deterministic)
+            made = flash2_backward.launches(problem, SIMULATOR, x, x.q, x.k, x.v)
+            names[deterministic] = [what.kernel.function.__name__ for what in made]
+        before = ["delta", "flash2_backward_keys"]
+        assert names[True] == [*before, "flash2_backward_queries"]
+        assert names[False] == [*before, *["convert"] * (dtype != real_of(dtype))]
+
+
+def epsilon(dtype):
+    """Half a unit in the last place of numbers near 1."""
+    return {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
