@@ -132,7 +132,7 @@ class Backend:
         options = self.options_to_device(options)
         o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=self.kernel)
         dlse = None if dlse is None else self.to_device(dlse)
-        how = {"deterministic": deterministic, "kernel": self.backward or self.kernel}
+        how: dict[str, Any] = {"deterministic": deterministic, "kernel": self.backward or self.kernel}
         gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, **how)
         return tuple(self.to_numpy(x) for x in (o, lse, *gradients))
 

@@ -259,7 +259,7 @@ class TestDeterministic:
         """A kernel for dQ if it must be the same; 16-bit floats are summed in float32 and then rounded."""
         x = Operands(*(read(np.zeros((1, 1, n, 4), DTYPES[dtype])) for n in (5, 7, 7)))
         rows = read(np.zeros((1, 1, 5), DTYPES[real_of(dtype)]))
-        x = x._replace(do=x.q, o=x.q, lse=rows) if hasattr(x, "_replace") else replace(x, do=x.q, o=x.q, lse=rows)
+        x = replace(x, do=x.q, o=x.q, lse=rows)
         names = {}
         for deterministic in (False, True):
             problem = replace(attention_problem(4, 4, dtype), deterministic=deterministic)

@@ -138,7 +138,11 @@ def test_products_of_integers(make, piece, across, depth):
     rng = np.random.default_rng(depth)
     A, B, C = (rng.integers(-9, 9, shape) for shape in ((tall, depth), (depth, wide), (tall, wide)))
     stored = [x.T if turned else x for x, turned in zip((A, B), across, strict=True)]
-    multiply, place, (row, column) = make(piece, depth, types.float64), make_place(piece.CG), make_rows_and_columns(piece)
+    multiply, place, (row, column) = (
+        make(piece, depth, types.float64),
+        make_place(piece.CG),
+        make_rows_and_columns(piece),
+    )
     shapes = [(x.shape[0], padded(x.shape[1], 8)) for x in stored]
     size = shapes[0][0] * shapes[0][1] * 8
     result = np.full((tall, wide), np.nan)

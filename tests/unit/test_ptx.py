@@ -216,7 +216,15 @@ def in_one_thread(body, shared_bytes=64, landing="late"):
         simulator.launch(body, 1, 1, shared_bytes, ())
 
 
-COPIES = [(np.uint16, 2), (np.uint16, 8), (np.float32, 1), (np.float32, 2), (np.float32, 4), (np.float64, 1), (np.float64, 2)]
+COPIES = [
+    (np.uint16, 2),
+    (np.uint16, 8),
+    (np.float32, 1),
+    (np.float32, 2),
+    (np.float32, 4),
+    (np.float64, 1),
+    (np.float64, 2),
+]
 
 
 class TestCopies:
@@ -428,7 +436,6 @@ class TestOnTheGPU:
         actual = self.run(cupy, make_reverse_in_fours(dtype), x.view(dtype), dtype, elements=4)
         assert np.array_equal(actual.view(x.dtype).reshape(-1, 128, 4), x.reshape(-1, 128, 4)[:, ::-1])
 
-
     @pytest.mark.parametrize(("dtype", "n"), COPIES)
     def test_copies_through_shared_memory(self, cupy, dtype, n):
         bits = self.bits(dtype)
@@ -447,7 +454,9 @@ class TestOnTheGPU:
         if cupy.cuda.Device().compute_capability < "90":
             pytest.skip("red.v4 needs sm_90")
         x = (np.arange(self.COUNT) % 61).astype(np.float32)
-        assert np.array_equal(self.added(cupy, make_add4(), x, np.float32, elements=4), x.reshape(-1, 2, 4).sum(axis=0).ravel())
+        assert np.array_equal(
+            self.added(cupy, make_add4(), x, np.float32, elements=4), x.reshape(-1, 2, 4).sum(axis=0).ravel()
+        )
 
     def added(self, cupy, kernel, x, dtype, elements=1):
         """Eight sums that begin at 0."""
