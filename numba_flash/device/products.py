@@ -110,12 +110,17 @@ def walk(steps: Any, depth: int, STEPS: int, downwards: bool) -> Any:
     return down if downwards else up
 
 
+def steps_of(sums: int) -> int:
+    """How much of the depth `make_multiply_atb` takes at once: more hides more of the loads, but takes registers."""
+    return 2 if sums >= 64 else 4
+
+
 @cache
 def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = False):
     """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
     RG, CG, TM, TN, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.V
     assert piece.U == 4
-    STEPS = 2 if piece.size >= 64 else 4  # more hide more of the loads, but take registers
+    STEPS = steps_of(piece.size)
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device

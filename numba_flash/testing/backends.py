@@ -117,15 +117,23 @@ class Backend:
         return self.results(*operands, **options)[2:]  # type: ignore[arg-type]
 
     def results(
-        self, do: Array, q: Array, k: Array, v: Array, dlse: Array | None = None, **options: Any
+        self,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        dlse: Array | None = None,
+        *,
+        deterministic: bool = False,
+        **options: Any,
     ) -> tuple[Array, ...]:
         """o, lse, dq, dk and dv of a forward and a backward pass; arguments as in `flash_attention_backward`."""
         do, q, k, v = self.all_to_device(do, q, k, v)
         options = self.options_to_device(options)
         o, lse = flash_attention(q, k, v, **options, return_lse=True, kernel=self.kernel)
         dlse = None if dlse is None else self.to_device(dlse)
-        backward = self.backward or self.kernel
-        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, kernel=backward)
+        how: dict[str, Any] = {"deterministic": deterministic, "kernel": self.backward or self.kernel}
+        gradients = flash_attention_backward(do, q, k, v, o, lse, **options, dlse=dlse, **how)
         return tuple(self.to_numpy(x) for x in (o, lse, *gradients))
 
     def merge(self, *parts: Array) -> tuple[Array, ...]:

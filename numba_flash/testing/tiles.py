@@ -9,6 +9,7 @@ from importlib import import_module
 from unittest.mock import patch
 
 from numba_flash.config import Tiles
+from numba_flash.device.products import APART, steps_of
 from numba_flash.kernels.matmul_registers import MatmulTiles
 
 
@@ -17,7 +18,7 @@ def tiny_tiles() -> Iterator[None]:
     """Run kernels with tiles of about 8 x 8 and blocks of at most a warp: what the simulator runs fast."""
     tiles, key_tiles = Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8)
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
-    products = matmul_tiles(4, MatmulTiles(16, 16, 4, 4, 4))
+    products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
     with attention_tiles(tiles, key_tiles), products, block_threads(8), first_tiles(*first):
         yield
 
@@ -32,6 +33,68 @@ def block_threads(T: int) -> Iterator[None]:
         yield
 
 
+Rules = dict[str, bool]
+
+
+def sums_fit(size: int, depth: int) -> bool:
+    """Can `make_multiply_atb` keep so many sums in registers, and cut this depth into whole steps?"""
+    return 0 < size <= 128 and depth % steps_of(size) == 0
+
+
+def common_rules(t: Tiles) -> Rules:
+    """What every kernel of flash2 asks of its tile sizes."""
+    return {
+        "threads are whole warps, at most 1024": t.threads % 32 == 0 and 0 < t.threads <= 1024,
+        "row groups come in pairs: `make_place`": t.RG % 2 == 0,
+        "every row has an owner": t.rows * t.RG == t.Br,
+        "every column has an owner": t.Bc % t.CG == 0,
+        "a thread owns runs of four columns of a head": t.D % (4 * t.CG) == 0 == t.DV % (4 * t.CG),
+        "rows of P and dS are read in fours": t.Bc % 4 == 0,
+    }
+
+
+def forward_rules(t: Tiles) -> Rules:
+    """The same for the forward pass."""
+    return common_rules(t) | {
+        "a row lives in lanes of one warp": 32 % (APART * t.CG) == 0,
+        "a thread owns runs of four rows": t.rows % 4 == 0,
+        "S fits": sums_fit(t.rows * t.Bc // t.CG, t.D),
+        "O fits": sums_fit(t.rows * t.DV // t.CG, t.Bc),
+    }
+
+
+def query_rules(t: Tiles) -> Rules:
+    """The same for dQ in a kernel of its own."""
+    return common_rules(t) | {"a row lives in lanes of one warp": 32 % (APART * t.CG) == 0}
+
+
+def key_rules(t: Tiles) -> Rules:
+    """The same for dK, dV and the sum of dQ."""
+    height = t.Bc // t.RG
+    return common_rules(t) | {
+        "a thread owns runs of four keys": t.Bc % (4 * t.RG) == 0,
+        "dK fits": sums_fit(height * t.D // t.CG, t.Br),
+        "dV fits": sums_fit(height * t.DV // t.CG, t.Br),
+    }
+
+
+def matmul_rules(t: MatmulTiles) -> Rules:
+    """What matmul_registers asks of its tile sizes."""
+    return {
+        "every element has an owner": t.BM % t.TM == 0 == t.BN % t.TN,
+        "row groups come in pairs: `make_place`": t.BM // t.TM % 2 == 0,
+        "a thread owns runs of four rows and columns": t.TM % 4 == 0 == t.TN % 4,
+        "eight threads load a row of A together": t.threads % 8 == 0 and 0 < t.threads <= 1024,
+        "elements are loaded in fours": t.BK % 4 == 0,
+        "C fits": sums_fit(t.TM * t.TN, t.BK),
+    }
+
+
+def broken(rules: Rules) -> list[str]:
+    """The rules that do not hold."""
+    return [rule for rule, holds in rules.items() if not holds]
+
+
 @contextmanager
 def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     """Run flash2 with these tile sizes.
@@ -39,10 +102,18 @@ def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     Parameters
     ----------
     tiles : Tiles
-        Of the forward pass and of dQ. Threads are whole warps; head dimensions are fitted to the problem.
+        Of the forward pass and of dQ in a kernel of its own: `forward_rules`, `query_rules`. Head dimensions are fitted
+        to the problem.
     key_tiles : Tiles
-        Of dK and dV; Bc is a multiple of 4*RG.
+        Of dK, dV and the sum of dQ: `key_rules`.
+
+    Raises
+    ------
+    ValueError
+        If the kernels cannot be made with these tile sizes.
     """
+    if rules := broken(forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)):
+        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(rules)}")
     forward, backward = (import_module(f"numba_flash.kernels.flash2_{name}") for name in ("forward", "backward"))
     with ExitStack() as stack:
         for table, chosen in (

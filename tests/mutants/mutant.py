@@ -9,9 +9,13 @@ from inspect import getsource
 from types import ModuleType
 from unittest.mock import patch
 
+from numba_flash.simulator.options import Landing
+
 # In the order in which they import one another.
 KERNELS = (
+    "kernels.matmul_registers",
     "kernels.passes.delta",
+    "kernels.passes.convert",
     "kernels.attention_naive",
     "kernels.attention_two_pass",
     "kernels.attention_one_pass",
@@ -24,13 +28,17 @@ KERNELS = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module in which one piece of source is replaced, and the property that must notice it."""
+    """A module in which one piece of source is replaced, and the property that must notice it.
+
+    `landing`: when asynchronous copies land, as in `simulator.options`.
+    """
 
     name: str
     module: str
     old: str
     new: str
     killed_by: Callable
+    landing: Landing = "late"
 
     def apply(self, source):
         """The mutated source; the piece to replace must occur in it exactly once."""

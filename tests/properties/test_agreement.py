@@ -22,7 +22,17 @@ def test_backward(backend, case):
     assert_gradients(backend.gradients(*operands, **options), case, *operands, **options)
 
 
+@for_all()
+def test_deterministic_backward(backend, case):
+    """A kernel of its own computes dQ."""
+    x, options = case.arrays(), case.options()
+    operands = (x.do, x.q, x.k, x.v, x.dlse)
+    gradients = backend.gradients(*operands, deterministic=True, **options)
+    assert_gradients(gradients, case, *operands, **options)
+
+
 PRODUCTION = [
+    Case(B=1, Hq=1, Hk=1, Nq=9, Nk=70, d=16, dv=32),
     Case(B=1, Hq=1, Hk=1, Nq=33, Nk=35, d=17, dv=5, causal=True, dlse=True),
     Case(B=1, Hq=1, Hk=1, Nq=9, Nk=33, d=64, dv=65, dtype="float64", layouts=("strided",) * 4, window=(7, 3)),
     Case(B=1, Hq=1, Hk=1, Nq=5, Nk=3, d=256, dv=200, dtype="bfloat16", mask=(1, 1, 5, 3)),
@@ -34,6 +44,7 @@ def test_production_tiles(simulator, case):
     """The tile sizes that run on a GPU, once for each dtype of arithmetic and for the widest heads."""
     test_forward.holds(simulator, case)
     test_backward.holds(simulator, case)
+    test_deterministic_backward.holds(simulator, case)
 
 
 @pytest.mark.parametrize("Nq, Nk", [(0, 3), (3, 0), (0, 0)])

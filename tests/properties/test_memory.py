@@ -1,12 +1,13 @@
-"""Operations read views in place, write their outputs and nothing else, and repeat bit by bit."""
+"""Operations read views in place, write their outputs and nothing else, and repeat bit by bit if they are asked to."""
 
 from contextlib import ExitStack
 from importlib import import_module
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 
-from numba_flash import arrays
+from numba_flash import arrays, simulator
 from numba_flash.ladder import LADDER
 
 from .agreement import assert_same
@@ -15,9 +16,9 @@ from .for_all import for_all
 GUARD = 64  # elements on either side of an output
 
 
-def both(backend, x, options):
+def both(backend, x, options, deterministic=True):
     """o, lse, dq, dk and dv."""
-    return backend.results(x.do, x.q, x.k, x.v, x.dlse, **options)
+    return backend.results(x.do, x.q, x.k, x.v, x.dlse, deterministic=deterministic, **options)
 
 
 @for_all()
@@ -30,8 +31,21 @@ def test_views_give_what_their_copies_give(backend, case):
 
 @for_all(times=1 / 2)
 def test_repeats_bit_by_bit(backend, case):
+    """In any order of blocks and threads, which is what `seed` changes in the simulator."""
     x, options = case.arrays(), case.options()
-    assert_same(both(backend, x, options), both(backend, x, options))
+    first = both(backend, x, options)
+    with simulator.options(seed=case.seed):
+        assert_same(first, both(backend, x, options))
+
+
+@for_all(times=1 / 2)
+def test_a_cpu_repeats_bit_by_bit_unasked(backend, case):
+    if backend.kernel != "cpu":
+        pytest.skip("a GPU adds up dQ in any order")
+    x, options = case.arrays(), case.options()
+    results = [both(backend, x, options, deterministic) for deterministic in (False, False, True)]
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
 
 
 @for_all(times=1 / 2)
@@ -74,5 +88,6 @@ def test_outputs_are_written_once_and_nothing_else(backend, case):
         for module in modules:
             if hasattr(module, "empty"):
                 stack.enter_context(patch.object(module, "empty", memory.empty))
-        both(backend, x, options)
+        for deterministic in (False, True):
+            both(backend, x, options, deterministic)
     memory.assert_guards_hold(backend.to_numpy)

@@ -3,19 +3,25 @@
 import pytest
 
 from numba_flash.config import Tiles
-from numba_flash.testing.tiles import attention_tiles
+from numba_flash.kernels.matmul_registers import MatmulTiles
+from numba_flash.testing.backends import Backend
+from numba_flash.testing.tiles import attention_tiles, broken, matmul_rules, matmul_tiles
 
 from .for_all import for_all
 from .test_agreement import test_backward as backward
+from .test_agreement import test_deterministic_backward as deterministic_backward
 from .test_agreement import test_forward as forward
+from .test_matmul import test_product as product
 
+# One to eight columns of S a thread, in runs of one and of four; rows in several runs; one warp and two.
 SHAPES = [
-    (Tiles(4, 8, 32, 32, 1, 8), Tiles(4, 16, 32, 32, 1, 8)),
-    (Tiles(16, 8, 32, 32, 4, 8), Tiles(16, 16, 32, 32, 4, 8)),
-    (Tiles(8, 4, 32, 32, 1, 4), Tiles(16, 32, 32, 32, 2, 4)),
-    (Tiles(8, 16, 32, 32, 4, 16), Tiles(6, 16, 32, 32, 3, 16)),
-    (Tiles(16, 16, 32, 32, 2, 8), Tiles(8, 64, 32, 32, 1, 8)),
+    (Tiles(8, 16, 64, 64, 4, 16), Tiles(4, 16, 32, 32, 1, 8)),
+    (Tiles(16, 16, 64, 64, 4, 16), Tiles(16, 16, 32, 32, 4, 8)),
+    (Tiles(32, 32, 32, 32, 8, 8), Tiles(12, 32, 32, 32, 3, 8)),
+    (Tiles(24, 16, 64, 64, 12, 16), Tiles(8, 64, 32, 32, 1, 8)),
+    (Tiles(32, 12, 32, 32, 4, 4), Tiles(6, 48, 64, 64, 3, 16)),
 ]
+PRODUCTS = [MatmulTiles(8, 16, 4, 4, 4), MatmulTiles(24, 32, 8, 12, 8), MatmulTiles(16, 64, 12, 8, 16)]
 
 
 @pytest.mark.parametrize("tiles, key_tiles", SHAPES, ids=[f"{t.Br}x{t.Bc}-{k.Br}x{k.Bc}" for t, k in SHAPES])
@@ -30,3 +36,18 @@ def test_any_tiles_agree(backend, tiles, key_tiles):
 def few_cases(backend, case):
     forward.holds(backend, case)
     backward.holds(backend, case)
+    deterministic_backward.holds(backend, case)
+
+
+@pytest.mark.parametrize("tiles", PRODUCTS, ids=lambda t: f"{t.BM}x{t.BN}x{t.BK}")
+def test_any_tiles_of_a_product_agree(backend, tiles):
+    if "matmul_registers" not in backend.products:
+        pytest.skip("its tiles are fixed")
+    assert not broken(matmul_rules(tiles))
+    with matmul_tiles(4, tiles):
+        few_products(backend)
+
+
+@for_all(times=1 / 2, cases=Backend.matmul_cases)
+def few_products(backend, case):
+    product.holds(backend, case)

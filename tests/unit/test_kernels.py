@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from numba_flash import reference
+from numba_flash import flash_attention, flash_attention_backward, reference, simulator
 from numba_flash.arrays import ITEMSIZE, read
 from numba_flash.config import SIMULATOR, Tiles
 from numba_flash.device.number import number
@@ -22,15 +22,17 @@ from numba_flash.kernels import (
     matmul_registers,
     matmul_tiled,
 )
-from numba_flash.kernels.passes import delta, merge
+from numba_flash.kernels.passes import convert, delta, merge
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
 from numba_flash.runtime import launch
 from numba_flash.runtime.launch import STATIC_SHARED_BYTES
+from numba_flash.testing.tiles import attention_tiles, broken, forward_rules, key_rules, matmul_rules, query_rules
 from numba_flash.testing.tolerance import assert_close
 
 from .helpers import DTYPES, in_simulator, normal
 
 KB = 1024
+RULES = {"forward": forward_rules, "keys": key_rules, "queries": query_rules}
 TABLES = {
     "forward": (flash2_forward.CONFIGS, flash2_forward.shared_bytes),
     "keys": (flash2_backward.KEY_CONFIGS, flash2_backward.shared_bytes),
@@ -54,13 +56,28 @@ def test_a_table_has_every_head_dimension_at_both_widths_of_arithmetic(name):
 def test_tiles_are_legal(name, key, tiles):
     itemsize, width = key
     assert max(tiles.D, tiles.DV) == width
-    assert tiles.Br % tiles.rows == 0 and tiles.Bc % tiles.CG == 0
-    assert tiles.threads % 32 == 0 and tiles.threads <= 1024
-    assert tiles.CG in ((8, 16, 32) if name == "keys" else (8, 16))  # a row lives in every other lane of one warp
-    assert min(tiles.D, tiles.DV) >= 4 * tiles.CG  # a thread owns whole vectors of a row
     assert min(tiles.Br, tiles.Bc) >= arguments.SMALLEST_TILE
-    if name == "keys":
-        assert tiles.Bc % (4 * tiles.RG) == 0  # and of a column of P and dS
+    assert broken(RULES[name](tiles)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles", "rule"),
+    [
+        ("forward", Tiles(12, 16, 64, 64, 6, 16), "a thread owns runs of four rows"),
+        ("forward", Tiles(8, 32, 128, 128, 4, 32), "a row lives in lanes of one warp"),
+        ("forward", Tiles(4, 32, 128, 128, 4, 32), "row groups come in pairs: `make_place`"),
+        ("forward", Tiles(24, 48, 64, 64, 12, 16), "S fits"),
+        ("forward", Tiles(64, 16, 256, 256, 32, 16), "O fits"),
+        ("forward", Tiles(16, 12, 32, 32, 4, 8), "every column has an owner"),
+        ("forward", Tiles(18, 8, 32, 32, 4, 8), "every row has an owner"),
+        ("keys", Tiles(16, 24, 32, 32, 4, 8), "a thread owns runs of four keys"),
+        ("queries", Tiles(4, 32, 128, 128, 2, 32), "a row lives in lanes of one warp"),
+        ("queries", Tiles(16, 8, 16, 32, 4, 8), "a thread owns runs of four columns of a head"),
+        ("queries", Tiles(8, 8, 32, 32, 4, 8), "threads are whole warps, at most 1024"),
+    ],
+)
+def test_tiles_that_are_not_legal(name, tiles, rule):
+    assert rule in broken(RULES[name](tiles))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -132,9 +149,7 @@ def test_tiles_of_flash1_are_legal(module):
 
 def test_matmul_tiles_are_legal():
     for t in matmul_registers.CONFIGS.values():
-        RG, CG = t.BM // t.TM, t.BN // t.TN
-        assert t.BM % t.TM == 0 and t.BN % t.TN == 0 and t.TN % 4 == 0 and t.BK % 4 == 0
-        assert t.threads == RG * CG <= 1024 and t.threads % 32 == 0
+        assert t.threads % 32 == 0 and broken(matmul_rules(t)) == []
     for T in matmul_tiled.CONFIGS:
         assert T * T <= 1024
 
@@ -176,6 +191,15 @@ class TestPasses:
         assert_close(lse, lse_ref, lse_naive, real_of(dtype), "lse")
         assert (o[1, 3] == 0).all() and lse[1, 3] == -np.inf
 
+    @pytest.mark.parametrize("count", [1, 255, 257, 1024, 1025, 2049])
+    def test_convert(self, dtype, count):
+        x = normal(count, 1, count).astype(DTYPES[real_of(dtype)])
+        x[0, 0] = np.inf
+        y = self.empty(x.shape, DTYPES[dtype])
+        (what,) = convert.launches(read(x), read(y))
+        launch(what)
+        assert y.tobytes() == x.astype(DTYPES[dtype]).tobytes()
+
     @pytest.mark.parametrize("dv", [1, 31, 32, 45])
     @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
     def test_delta(self, dtype, dv, has_dlse):
@@ -197,6 +221,58 @@ class TestPasses:
         products = do.astype(real) * o.astype(real)
         naive = [products.sum(axis=-1, dtype=real) - rest, np.cumsum(products, axis=-1, dtype=real)[..., -1] - rest]
         assert_close(out, ref, naive, real_of(dtype), "delta")
+
+
+class TestDeterministic:
+    """dQ of flash2 over five key blocks, in the simulator: a sum in any order, or a kernel of its own."""
+
+    pytestmark = in_simulator
+    KEYS, TILES = 73, (Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8))
+
+    def gradients(self, dtype, seed=None, **how):
+        q, do = (normal(n, 1, 1, 5, 4).astype(DTYPES[dtype]) for n in (0, 1))
+        k, v = (normal(n, 1, 1, self.KEYS, 4).astype(DTYPES[dtype]) for n in (2, 3))
+        with attention_tiles(*self.TILES), simulator.options(seed=seed):
+            o, lse = flash_attention(q, k, v, return_lse=True, kernel="flash2")
+            return flash_attention_backward(do, q, k, v, o, lse, kernel="flash2", **how)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_any_order_of_blocks_gives_the_same_bits(self, dtype):
+        first, *others = (self.gradients(dtype, seed, deterministic=True) for seed in (None, 1, 2, 3))
+        for other in others:
+            assert [x.tobytes() for x in first] == [x.tobytes() for x in other]
+
+    def test_unasked_the_order_of_blocks_changes_bits_of_dq_alone(self):
+        dq, dk, dv = zip(*(self.gradients("float32", seed) for seed in (None, 1, 2, 3)), strict=True)
+        assert len({x.tobytes() for x in dq}) > 1
+        assert len({x.tobytes() for x in dk}) == 1 == len({x.tobytes() for x in dv})
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_both_ways_agree(self, dtype):
+        summed, computed = self.gradients(dtype), self.gradients(dtype, deterministic=True)
+        np.testing.assert_allclose(*(x[0].astype(np.float64) for x in (summed, computed)), atol=4 * epsilon(dtype))
+        for x, y in zip(summed[1:], computed[1:], strict=True):
+            assert x.tobytes() == y.tobytes()
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_its_launches(self, dtype):
+        """A kernel for dQ if it must be the same; 16-bit floats are summed in float32 and then rounded."""
+        x = Operands(*(read(np.zeros((1, 1, n, 4), DTYPES[dtype])) for n in (5, 7, 7)))
+        rows = read(np.zeros((1, 1, 5), DTYPES[real_of(dtype)]))
+        x = replace(x, do=x.q, o=x.q, lse=rows)
+        names = {}
+        for deterministic in (False, True):
+            problem = replace(attention_problem(4, 4, dtype), deterministic=deterministic)
+            made = flash2_backward.launches(problem, SIMULATOR, x, x.q, x.k, x.v)
+            names[deterministic] = [what.kernel.function.__name__ for what in made]
+        before = ["delta", "flash2_backward_keys"]
+        assert names[True] == [*before, "flash2_backward_queries"]
+        assert names[False] == [*before, *["convert"] * (dtype != real_of(dtype))]
+
+
+def epsilon(dtype):
+    """Half a unit in the last place of numbers near 1."""
+    return {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,7 +7,7 @@ from numba.np.numpy_support import from_dtype
 
 from numba_flash import ptx, simulator
 from numba_flash.arrays import read
-from numba_flash.ptx import global_view, load4, shared_tile, store4
+from numba_flash.ptx import add, add4, commit_copies, copy, global_view, load4, shared_tile, store4, wait_copies
 from numba_flash.runtime import Kernel, Launch, Written, launch
 from numba_flash.simulator import SIMULATED
 
@@ -210,6 +210,175 @@ class TestMemory:
         self.in_kernel(body, 36)
 
 
+def in_one_thread(body, shared_bytes=64, landing="late"):
+    """Run body() in a block of one thread."""
+    with simulator.options(landing=landing):
+        simulator.launch(body, 1, 1, shared_bytes, ())
+
+
+COPIES = [
+    (np.uint16, 2),
+    (np.uint16, 8),
+    (np.float32, 1),
+    (np.float32, 2),
+    (np.float32, 4),
+    (np.float64, 1),
+    (np.float64, 2),
+]
+
+
+class TestCopies:
+    """Asynchronous copies in the simulator: what, whereto, when."""
+
+    pytestmark = in_simulator
+
+    @pytest.mark.parametrize("landing", ["late", "early"])
+    @pytest.mark.parametrize(("dtype", "n"), COPIES)
+    def test_copy(self, dtype, n, landing):
+        kind, x = from_dtype(np.dtype(dtype)), np.arange(1, 25).astype(dtype)
+
+        def body():
+            tile, view = shared_tile(0, (2, 8), kind), TestMemory.view(x, kind)
+            tile[...] = 99
+            copy(tile, (1, n % 8), view, 2 * n, n, True)
+            copy(tile, (0, 0), view, 0, n, False)
+            commit_copies()
+            wait_copies(0)
+            expected = np.full((2, 8), 99)
+            expected[0, :n] = 0
+            expected[1, n % 8 : n % 8 + n] = x[2 * n : 3 * n]
+            assert np.array_equal(tile, expected)
+
+        in_one_thread(body, 128, landing)
+
+    @pytest.mark.parametrize(("dtype", "n"), [(dtype, n) for dtype, n in COPIES if n > 1])
+    def test_addresses_are_multiples_of_what_is_copied(self, dtype, n):
+        kind, x = from_dtype(np.dtype(dtype)), np.zeros(32, dtype)
+
+        def body():
+            tile, view = shared_tile(0, (16,), kind), TestMemory.view(x, kind)
+            for index, at in ((1, 0), (0, 1), (n - 1, n), (n, n + 1)):
+                with pytest.raises(simulator.MemoryFault):
+                    copy(tile, index, view, at, n, True)
+
+        in_one_thread(body, 128)
+
+    def test_what_does_not_exist_is_not_read(self):
+        x = np.zeros(4, np.float32)
+
+        def body():
+            tile, view = shared_tile(0, (8,), types.float32), TestMemory.view(x, types.float32)
+            with pytest.raises(simulator.MemoryFault, match="outside of the array"):
+                copy(tile, 0, view, 4, 4, True)
+            copy(tile, 4, view, 1001, 4, False)
+            commit_copies()
+            wait_copies(0)
+            assert np.array_equal(tile[4:], [0, 0, 0, 0]) and np.isnan(tile[:4]).all()
+
+        in_one_thread(body)
+
+    def test_nothing_is_copied_beyond_the_tile(self):
+        x = np.zeros(16, np.float32)
+
+        def body():
+            tile, view = shared_tile(0, (2, 8), types.float32), TestMemory.view(x, types.float32)
+            for index in ((0, 8), (2, 0), (0, 6), (-1, 0)):
+                with pytest.raises(simulator.MemoryFault):
+                    copy(tile, index, view, 0, 4, True)
+
+        in_one_thread(body)
+
+    @pytest.mark.parametrize(("landing", "landed"), [("late", [0, 0, 0, 1, 2, 2, 3]), ("early", [1, 2, 3, 3, 3, 3, 3])])
+    def test_when_copies_land(self, landing, landed):
+        """After each of: two groups of one copy, a copy in no group, wait(1), wait(0), wait(0), its group's wait."""
+        x, counts = np.ones(4, np.float32), []
+
+        def body():
+            tile, view = shared_tile(0, (4,), types.float32), TestMemory.view(x, types.float32)
+
+            def start(n, close):
+                copy(tile, n, view, n, 1, True)
+                if close:
+                    commit_copies()
+
+            def join(pending, close=False):
+                if close:
+                    commit_copies()
+                wait_copies(pending)
+
+            for step in (
+                lambda: start(0, True), lambda: start(1, True), lambda: start(2, False),
+                lambda: join(1), lambda: join(0), lambda: join(0), lambda: join(0, close=True),
+            ):  # fmt: skip
+                step()
+                counts.append(int(np.isfinite(tile).sum()))
+
+        in_one_thread(body, 16, landing)
+        assert counts == landed
+
+    def test_a_copy_is_of_its_source_when_it_lands(self):
+        def copied(landing):
+            x, seen = np.ones(4, np.float32), []
+
+            def body():
+                tile, view = shared_tile(0, (4,), types.float32), TestMemory.view(x, types.float32)
+                copy(tile, 0, view, 0, 4, True)
+                commit_copies()
+                x[:] = 2
+                wait_copies(0)
+                seen.append(tile[0])
+
+            in_one_thread(body, 16, landing)
+            return seen[0]
+
+        assert (copied("late"), copied("early")) == (2, 1)
+
+
+class TestAdditions:
+    """Additions to global memory in the simulator."""
+
+    pytestmark = in_simulator
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_add(self, dtype):
+        x, kind = np.arange(4, dtype=dtype), from_dtype(np.dtype(dtype))
+        view = TestMemory.view(x, kind, writable=True)
+        for _ in range(2):
+            add(view, 1, dtype(0.25))
+        assert np.array_equal(x, [0, 1.5, 2, 3])
+        with pytest.raises(simulator.MemoryFault):
+            add(view, 4, dtype(1))
+
+    def test_four_at_a_time(self):
+        x = np.arange(12, dtype=np.float32)
+        view = TestMemory.view(x, types.float32, writable=True)
+        for _ in range(2):
+            add4(view, 4, tuple(np.float32([1, 0, -1, 0.5])))
+        assert np.array_equal(x, [*range(4), 6, 5, 4, 8, *range(8, 12)])
+        for at in (1, 2, 3, 6, 12, -4):
+            with pytest.raises(simulator.MemoryFault):
+                add4(view, at, (1, 1, 1, 1))
+
+    @pytest.mark.parametrize("what", [lambda view: add(view, 0, 1), lambda view: add4(view, 0, (1, 1, 1, 1))])
+    def test_inputs_are_not_added_to(self, what):
+        x = np.zeros(4, np.float32)
+        with pytest.raises(simulator.MemoryFault, match="read-only"):
+            what(TestMemory.view(x, types.float32))
+        assert not x.any()
+
+    def test_every_thread_adds(self):
+        x = np.zeros(8, np.float32)
+
+        def body(X):
+            view, t = global_view(X, 0, types.float32), cuda.threadIdx.x
+            add(view, t % 3, np.float32(1))
+            add4(view, 4, (t, 1, -t, 0))
+
+        with simulator.options(seed=1):
+            simulator.launch(body, 2, 32, 0, (simulator.Pointer(x, writable=True),))
+        assert np.array_equal(x, [22, 22, 20, 0, 992, 64, -992, 0])
+
+
 @pytest.mark.gpu
 class TestOnTheGPU:
     """The instructions themselves, on random bit patterns: their twins say what they give, bit for bit."""
@@ -266,6 +435,74 @@ class TestOnTheGPU:
         x = self.bits(dtype)
         actual = self.run(cupy, make_reverse_in_fours(dtype), x.view(dtype), dtype, elements=4)
         assert np.array_equal(actual.view(x.dtype).reshape(-1, 128, 4), x.reshape(-1, 128, 4)[:, ::-1])
+
+    @pytest.mark.parametrize(("dtype", "n"), COPIES)
+    def test_copies_through_shared_memory(self, cupy, dtype, n):
+        bits = self.bits(dtype)
+        actual = self.run(cupy, make_reverse_copies(dtype, n), bits.view(dtype), dtype, elements=n)
+        expected = bits.reshape(-1, 128, n).copy()
+        expected[:, ::3] = 0
+        assert np.array_equal(actual.view(bits.dtype).reshape(-1, 128, n), expected[:, ::-1])
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_additions(self, cupy, dtype):
+        """Of integers, so that no order of them rounds."""
+        x = (np.arange(self.COUNT) % 61).astype(dtype)
+        assert np.array_equal(self.added(cupy, make_add(dtype), x, dtype), x.reshape(-1, 8).sum(axis=0))
+
+    def test_additions_of_four(self, cupy):
+        if cupy.cuda.Device().compute_capability < "90":
+            pytest.skip("red.v4 needs sm_90")
+        x = (np.arange(self.COUNT) % 61).astype(np.float32)
+        assert np.array_equal(
+            self.added(cupy, make_add4(), x, np.float32, elements=4), x.reshape(-1, 2, 4).sum(axis=0).ravel()
+        )
+
+    def added(self, cupy, kernel, x, dtype, elements=1):
+        """Eight sums that begin at 0."""
+        y = cupy.zeros(8, dtype)
+        launch(Launch(kernel, len(x) // (kernel.threads * elements), (read(cupy.asarray(x)), Written(read(y)))))
+        return cupy.asnumpy(y)
+
+
+def make_reverse_copies(dtype, n):
+    """A kernel whose blocks reverse 128 groups of n, copied to shared memory; every third is replaced by zeros."""
+    DTYPE = from_dtype(np.dtype(dtype))
+
+    def reverse_copies(X, Y):
+        tile = shared_tile(0, (128, n), DTYPE)
+        thread = cuda.threadIdx.x
+        at = n * (128 * cuda.blockIdx.x + thread)
+        copy(tile, (thread, 0), global_view(X, 0, DTYPE), at, n, thread % 3 != 0)
+        commit_copies()
+        wait_copies(0)
+        cuda.syncthreads()  # all groups have landed before any is read
+        y = global_view(Y, 0, DTYPE)
+        for x in range(n):
+            y[at + x] = tile[127 - thread, x]
+
+    return Kernel(reverse_copies, 128, 128 * n * np.dtype(dtype).itemsize)
+
+
+def make_add(dtype):
+    """A kernel that adds up every eighth element."""
+    DTYPE = from_dtype(np.dtype(dtype))
+
+    def add_eighths(X, Y):
+        i = cuda.grid(1)
+        add(global_view(Y, 0, DTYPE), i % 8, global_view(X, 0, DTYPE)[i])
+
+    return Kernel(add_eighths, 128)
+
+
+def make_add4():
+    """The same, four neighbours at a time."""
+
+    def add_fours(X, Y):
+        i = cuda.grid(1)
+        add4(global_view(Y, 0, types.float32), i % 2 * 4, load4(global_view(X, 0, types.float32), 4 * i))
+
+    return Kernel(add_fours, 128)
 
 
 def make_map(instruction, given, result):
