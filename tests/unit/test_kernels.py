@@ -66,7 +66,7 @@ def test_tiles_are_legal(name, key, tiles):
         ("forward", Tiles(12, 16, 64, 64, 6, 16), "a thread owns runs of four rows"),
         ("forward", Tiles(8, 32, 128, 128, 4, 32), "a row lives in lanes of one warp"),
         ("forward", Tiles(4, 32, 128, 128, 4, 32), "row groups come in pairs: `make_place`"),
-        ("forward", Tiles(24, 48, 64, 64, 12, 16), "S fits"),
+        ("forward", Tiles(64, 128, 64, 64, 16, 8), "S fits"),
         ("forward", Tiles(64, 16, 256, 256, 32, 16), "O fits"),
         ("forward", Tiles(16, 12, 32, 32, 4, 8), "every column has an owner"),
         ("forward", Tiles(18, 8, 32, 32, 4, 8), "every row has an owner"),
