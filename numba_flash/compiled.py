@@ -38,8 +38,6 @@ USUAL_D = 64  # the head dimension that kernels which do not depend on it are li
 # score option is on. All of them use the 255 registers that a thread can have; the comments say what fills them. The
 # aim is an empty table.
 ALLOWED_SPILLS = {
-    # acc is 128 numbers. Only with element loads.
-    ("matmul_registers", "float32", 64, False): 4,
     # s and acc are 64 numbers each, m, l and alpha 24; bias and mask take 16 addresses each.
     ("flash2_forward", "float32", 64, True): 204,
     # s and acc are 32 doubles each: 128 registers. Only with element loads; with options, 32 tanh at once.

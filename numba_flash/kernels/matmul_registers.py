@@ -50,7 +50,13 @@ class MatmulTiles:
         return self.BM // self.TM * (self.BN // self.TN)
 
 
-CONFIGS = {4: MatmulTiles(128, 256, 16, 8, 16), 8: MatmulTiles(128, 128, 8, 8, 8)}  # by bytes of arithmetic
+# By bytes of arithmetic, and whether elements are moved four at a time: one at a time needs registers for addresses.
+CONFIGS = {
+    (4, True): MatmulTiles(128, 256, 16, 8, 16),
+    (4, False): MatmulTiles(128, 128, 16, 8, 8),
+    (8, True): MatmulTiles(128, 128, 8, 8, 8),
+    (8, False): MatmulTiles(128, 64, 16, 8, 4),
+}
 
 
 def piece_of(t: MatmulTiles) -> Piece:
@@ -65,7 +71,7 @@ def why_not(problem: MatmulProblem, device: Device) -> list[str]:
 
 def tiles_of(problem: MatmulProblem) -> MatmulTiles:
     """The tile sizes for a problem."""
-    return CONFIGS[8 if problem.dtype == "float64" else 4]
+    return CONFIGS[8 if problem.dtype == "float64" else 4, problem.vector]
 
 
 def grid(problem: MatmulProblem, t: MatmulTiles) -> int:

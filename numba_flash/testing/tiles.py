@@ -151,5 +151,8 @@ def first_tiles(row: tuple[int, int], forward: Tiles, backward: Tiles) -> Iterat
 def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
     """Run matmul_tiled with tile x tile, and matmul_registers with other tile sizes."""
     tiled, registered = (import_module(f"numba_flash.kernels.matmul_{name}") for name in ("tiled", "registers"))
-    with patch.object(tiled, "CONFIGS", [tile]), patch.dict(registered.CONFIGS, dict.fromkeys((4, 8), registers)):
+    with (
+        patch.object(tiled, "CONFIGS", [tile]),
+        patch.dict(registered.CONFIGS, dict.fromkeys(registered.CONFIGS, registers)),
+    ):
         yield
