@@ -110,7 +110,7 @@ def print_compiled(only: str = "", arch: str = "", dtype: str = "", dim: int = 0
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(compiled_table(results))
     broken = [result for result in results if result.broken]
     for result in broken:
