@@ -24,7 +24,7 @@ class Evaluation:
     scale_first : scale*q before the product with k
     from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
     wide : P and dS are not rounded to 16 bits
-    nudge : every intermediate result is off by NUDGE, "up" or in "both" directions
+    nudge : every intermediate result is off by NUDGE, "up", "down" or in "both" directions
     """
 
     reverse: bool = False
@@ -45,7 +45,8 @@ class Evaluation:
         """x with the nudge."""
         if self.nudge is None:
             return x
-        signs = 1 if self.nudge == "up" else np.random.default_rng(self.reverse).choice([-1, 1], x.shape)
+        one_way = {"up": 1, "down": -1}.get(self.nudge)
+        signs = one_way if one_way else np.random.default_rng(self.reverse).choice([-1, 1], x.shape)
         return x * (1 + signs * NUDGE * np.finfo(x.dtype).eps).astype(x.dtype)
 
 
@@ -53,6 +54,7 @@ EVALUATIONS = (
     Evaluation(),
     Evaluation(reverse=True, scale_first=True, from_results=True),
     Evaluation(from_results=True, wide=True, nudge="up"),
+    Evaluation(from_results=True, wide=True, nudge="down"),
     Evaluation(from_results=True, wide=True, nudge="both"),
     Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge="both"),
 )

@@ -29,7 +29,7 @@ REGISTERS, PRODUCTS = "kernels.matmul_registers", "device.products"
 SCORES, SOFTMAX, TILES, TILING = "device.scores", "device.softmax", "device.tiles", "tiling"
 
 MUTANTS = [
-    Mutant("scale twice", SCORES, "x = s[r * TN + c] * scale\n", "x = s[r * TN + c] * scale * scale\n",
+    Mutant("scale twice", SCORES, "s[x] *= scale\n", "s[x] *= scale * scale\n",
            test_agreement.test_forward),
     Mutant("last key dropped", SCORES, "min(row + last + 1, Nk)", "min(row + last + 1, Nk - 1)",
            test_agreement.test_forward),
@@ -175,7 +175,7 @@ MUTANTS = [
            "copy(tile, (r + y, c + x), X, at + x, PIECE, True)",
            test_copies.test_forward),
     Mutant("the column stride of a transposed tile is forgotten", TILES,
-           "* LANES) * PIECE\n        step = 1 if CONTIGUOUS",
+           "* LANES) * PIECE\n        step = 1 if COPIES or VECTORS",
            "* LANES) * PIECE\n        step = 1 if True",
            test_memory.test_views_give_what_their_copies_give),
 
@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant("copies of As, Bs belong to no group", REGISTERS, "K, N)\n        commit()", "K, N)",
            test_copies.test_product),
     Mutant("a thread multiplies rows that it does not own", PRODUCTS,
-           "4 * rg + RG * r))\n                for c in range(0, TN, V)",
-           "TM * rg + r))\n                for c in range(0, TN, V)",
+           "4 * rg + RG * r))\n            for c in range(0, TN, V)",
+           "TM * rg + r))\n            for c in range(0, TN, V)",
            test_matmul.test_product),
     Mutant("a thread writes rows that it does not own", TILES, """row0 + row_of(rg, r)
             for c in range(0, TN, 4):
