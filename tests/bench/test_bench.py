@@ -11,6 +11,7 @@ import pytest
 
 from numba_flash import reference
 from numba_flash.__main__ import main, make_parser
+from numba_flash.arrays import gpu_count
 from numba_flash.bench import command, contests, peers
 from numba_flash.bench.cells import SOFTMAX, Cell, plan, rungs_for
 from numba_flash.bench.checks import check
@@ -198,6 +199,7 @@ def test_file_name():
     assert file_name({"gpu": "NVIDIA H100 80GB HBM3"}) == "nvidia_h100_80gb_hbm3"
 
 
+@pytest.mark.skipif(gpu_count() > 0, reason="a GPU's tests run the contests themselves")
 class TestContests:
     """With NumPy in CuPy's place, and this package's CPU rungs."""
 

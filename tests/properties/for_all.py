@@ -1,7 +1,11 @@
 """Properties as tests: a function of a backend and a case that must hold for all cases that suit the backend."""
 
+from contextlib import nullcontext
+
 from hypothesis import given, settings
 
+from numba_flash import simulator
+from numba_flash.simulator import SIMULATED
 from numba_flash.testing.backends import Backend
 
 
@@ -28,3 +32,8 @@ def for_all(times=1, cases=Backend.cases, **restrictions):
         return test
 
     return decorate
+
+
+def simulated(**options):
+    """`simulator.options` where kernels are simulated; a GPU chooses the order of threads and when copies land."""
+    return simulator.options(**options) if SIMULATED else nullcontext()

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from numba_flash.simulator import options
 from numba_flash.testing.backends import SIMULATOR, Backend
 from numba_flash.tiling import round_up
 
 from . import test_agreement as agreement
 from . import test_matmul as matmul
-from .for_all import for_all
+from .for_all import for_all, simulated
 
 # Only whole 16 bytes of numbers that need no conversion are copied.
 COPIED = {
@@ -25,7 +24,7 @@ def landing(request, backend):
     """When the copies of simulated threads land."""
     if request.param == "early" and backend is not SIMULATOR:
         pytest.skip("only the simulator can choose")
-    with options(landing=request.param):
+    with simulated(landing=request.param):
         yield
 
 

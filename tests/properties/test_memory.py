@@ -7,11 +7,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from numba_flash import arrays, simulator
+from numba_flash import arrays
 from numba_flash.ladder import LADDER
 
 from .agreement import assert_same
-from .for_all import for_all
+from .for_all import for_all, simulated
 
 GUARD = 64  # elements on either side of an output
 
@@ -34,7 +34,7 @@ def test_repeats_bit_by_bit(backend, case):
     """In any order of blocks and threads, which is what `seed` changes in the simulator."""
     x, options = case.arrays(), case.options()
     first = both(backend, x, options)
-    with simulator.options(seed=case.seed):
+    with simulated(seed=case.seed):
         assert_same(first, both(backend, x, options))
 
 
