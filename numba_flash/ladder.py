@@ -9,9 +9,8 @@ from typing import Any
 
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
-from numba_flash.kernels.arguments import visible_pairs
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.problem import AttentionProblem, Reasons
+from numba_flash.problem import AttentionProblem, Reasons, visible_pairs
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import SoftmaxProblem
 

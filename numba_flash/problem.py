@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from numba_flash.arrays import Array, fold_leading, read
-from numba_flash.tiling import band
+from numba_flash.tiling import band, seen_keys
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -90,6 +90,12 @@ class AttentionProblem:
     def real(self) -> str:
         """The dtype of arithmetic and of LSE."""
         return real_of(self.dtype)
+
+
+def visible_pairs(problem: AttentionProblem) -> int:
+    """How many (query, key) pairs the band of a problem keeps, over all heads."""
+    ranges = (seen_keys(i, problem.Nk, problem.first, problem.last) for i in range(problem.Nq))
+    return problem.B * problem.Hq * sum(end - begin for begin, end in ranges)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from numba_flash.arrays import ITEMSIZE
 from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
 
 BATCH, HIDDEN = 4, 1024  # of attention; there are HIDDEN / d heads
 SOFTMAX_ELEMENTS = 2**26
-ITEMSIZE = {"float16": 2, "float32": 4, "float64": 8}
 LABELS = {FORWARD: "forward", BACKWARD: "backward", MATMUL: "matmul", SOFTMAX: "softmax"}
 
 

@@ -20,7 +20,7 @@ from numba_flash.ptx import add, add4, commit_copies, copy, device, load4, store
 from numba_flash.ptx.copies import COPY_BYTES
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
-# copies of 16 bytes, which go past the registers while the thread computes.
+# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed.
 Loads = Literal["elements", "vectors", "copies"]
 
 # How a piece is added to global memory: element by element, or four at a time (sm_90).

@@ -13,7 +13,7 @@ from numba_flash.config import Device, Tiles
 from numba_flash.device.tiles import Loads
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
-from numba_flash.tiling import cdiv, query_blocks, seen_keys
+from numba_flash.tiling import cdiv, count_query_blocks
 
 WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
 LARGEST_GRID = 2**31 - 1
@@ -84,17 +84,10 @@ def width_reasons(problem: AttentionProblem) -> list[str]:
     return [f"{name}={n} > {WIDTHS[-1]}" for name, n in (("d", problem.d), ("dv", problem.dv)) if n > WIDTHS[-1]]
 
 
-def visible_pairs(problem: AttentionProblem) -> int:
-    """How many (query, key) pairs the band of a problem keeps, over all heads."""
-    ranges = (seen_keys(i, problem.Nk, problem.first, problem.last) for i in range(problem.Nq))
-    return problem.B * problem.Hq * sum(end - begin for begin, end in ranges)
-
-
 def visited_tiles(problem: AttentionProblem, t: Tiles) -> int:
     """How many tiles of S have a pair that the band of a problem keeps, over all heads."""
     p = problem
-    ranges = (query_blocks(j, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) for j in range(cdiv(p.Nk, t.Bc)))
-    return p.B * p.Hq * sum(end - begin for begin, end in ranges)
+    return p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
 
 
 def strides_of(x: Array | None) -> tuple[int, ...]:

@@ -26,8 +26,8 @@ from numba_flash.device.number import number
 from numba_flash.device.rows import LANES
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, visible_pairs
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons
+from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, seen_keys, sees

@@ -24,8 +24,8 @@ from numba_flash.config import Device
 from numba_flash.device.number import number
 from numba_flash.device.rows import LANES, make_add_row, make_dot_row, make_load_row, make_write_row
 from numba_flash.device.tiles import fill, head
-from numba_flash.kernels.arguments import padded_width, plain_arguments, plain_reasons, visible_pairs
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.kernels.arguments import padded_width, plain_arguments, plain_reasons
+from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, seen_keys

@@ -29,11 +29,10 @@ from numba_flash.kernels.arguments import (
     plain_reasons,
     plain_tiles,
     strides_of,
-    visible_pairs,
     visited_tiles,
 )
 from numba_flash.kernels.passes import delta as delta_pass
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, query_blocks, sees

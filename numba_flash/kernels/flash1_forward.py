@@ -26,8 +26,8 @@ from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visible_pairs, visited_tiles
-from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visited_tiles
+from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, query_blocks, sees

@@ -9,7 +9,7 @@ On chip    keys:    | Kj Bc x D | Vj Bc x DV | Qi Br x D | dOi Br x DV | P, then
            queries: | Qi Br x D | dOi Br x DV | Kj Bc x D | Vj Bc x DV | dS Br x Bc |   rows padded by 16 bytes
            s, dp TM x TN, and the block's own gradients: registers
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
-Units      s, LSE in nats, scale applied; dQ and dK take the scale once, at the end
+Units      s, LSE in nats, scale applied; dK takes the scale once, at the end, and so does dQ; summed, at each addition
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
 Traffic    K, V once, Q, dO Tc times, dQ Tc times added to; deterministic: Q, dO once, K, V Tr times more, and the five
            products become seven: `traffic`
@@ -283,10 +283,8 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
     multiply_dsk = make_multiply_ab(queries, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
     gradient, slope_of = make_gradient(scores, score, dtype), make_slope(score, dtype)
-    store_piece, write_dq = (
-        make_store_piece(scores),
-        make_write_rows(queries, dtype, loads != "elements"),
-    )
+    store_piece = make_store_piece(scores)
+    write_dq = make_write_rows(queries, dtype, loads != "elements")
 
     def flash2_backward_queries(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ,

@@ -152,6 +152,14 @@ def test_files_are_short(folder):
     assert not long
 
 
+def test_importing_the_package_does_not_import_numba_cuda():
+    """Half a second that a script on the CPU path never needs."""
+    program = "import sys, numba_flash; print('numba.cuda' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("simulated", ["0", "1"])
 def test_importing_the_package_imports_no_gpu_library(simulated, tmp_path):
     for library in ("cupy", "torch"):

@@ -11,9 +11,9 @@ from numba_flash import reference
 from numba_flash.__main__ import main
 from numba_flash.config import Device
 from numba_flash.info import ladder_markdown
-from numba_flash.ladder import LADDER, visible_pairs
+from numba_flash.ladder import LADDER
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.problem import AttentionProblem
+from numba_flash.problem import AttentionProblem, visible_pairs
 from numba_flash.softmax_problem import SoftmaxProblem
 from numba_flash.tiling import band
 
