@@ -1,25 +1,33 @@
 """Arrays of any library in, the same kind out: NumPy, CuPy, PyTorch, the CUDA array interface and DLPack.
 
-Inside the package every operand is an `Array`: a view of the caller's memory, with its library behind it. Nothing is
-copied here unless the memory cannot be addressed in whole elements (a misaligned or byte-swapped NumPy array).
+Inside the package every operand is an `Array`: a view of the caller's memory, or of none while a call is planned
+(`numba_flash.outline`), with its library behind it. Nothing is copied here unless the memory cannot be addressed in
+whole elements (a misaligned or byte-swapped NumPy array).
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "bool": 1}
+NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")} | {"bfloat16": BFLOAT16}
+ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
+
+ALIGNED = 16  # bytes of the widest load: kernels care where an address lies between two multiples
+
+# All that a plan depends on of an array: its library, shape, strides, dtype (both as the library has them), address
+# modulo ALIGNED and CUDA device.
+Description = tuple[Any, tuple[int, ...], tuple[int, ...], Any, int, int | None]
 
 
 @cache
@@ -44,11 +52,21 @@ class NumpyLibrary:
         whole = x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
         return x if whole else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
+    def describe(self, x: Any) -> Description:
+        return self, x.shape, x.strides, x.dtype, self.address(x) % ALIGNED, None
+
+    def element_strides(self, strides: Sequence[int], dtype: Any) -> tuple[int, ...]:
+        """The strides of a description in elements."""
+        return tuple(s // dtype.itemsize for s in strides)
+
+    def dtype_name(self, dtype: Any) -> str:
+        return dtype_name(dtype)
+
     def dtype(self, x: Any) -> str:
-        return dtype_name(x.dtype)
+        return self.dtype_name(x.dtype)
 
     def strides(self, x: Any) -> tuple[int, ...]:
-        return tuple(s // x.itemsize for s in x.strides)
+        return self.element_strides(x.strides, x.dtype)
 
     def address(self, x: Any) -> int:
         return x.__array_interface__["data"][0]
@@ -57,18 +75,21 @@ class NumpyLibrary:
         return None
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
-        return np.empty(shape, BFLOAT16 if dtype == "bfloat16" else dtype)
+        """Uninitialised and contiguous, on the current device."""
+        return np.empty(shape, NUMPY_DTYPES[dtype])
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         bytes_apart = [s * x.itemsize for s in strides]
         return np.lib.stride_tricks.as_strided(x, shape, bytes_apart, writeable=x.flags.writeable)
 
-    def current_stream(self, device: int | None) -> int:
-        return 0
-
-    def on_stream(self, stream: int, device: int | None) -> Any:
-        """Make `stream` the library's current one, and have it wait for what the current one was given so far."""
-        return contextlib.nullcontext()
+    def view(self, x: Any, offset: int, shape: Sequence[int], strides: Sequence[int]) -> Any:
+        """`x` from `offset` bytes behind its first element on, which may be negative; strides in elements."""
+        if offset == 0:
+            return x if (x.shape, self.strides(x)) == (shape, strides) else self.as_strided(x, shape, strides)
+        place = SimpleNamespace(__array_interface__={**x.__array_interface__, "shape": (1,), "strides": None}, x=x)
+        address, read_only = x.__array_interface__["data"]
+        place.__array_interface__["data"] = address + offset, read_only
+        return self.as_strided(np.asarray(place).view(x.dtype), shape, strides)
 
 
 class CupyLibrary(NumpyLibrary):
@@ -94,24 +115,41 @@ class CupyLibrary(NumpyLibrary):
     def device(self, x: Any) -> int | None:
         return x.device.id
 
+    def describe(self, x: Any) -> Description:
+        memory = x.data
+        return self, x.shape, x.strides, x.dtype, memory.ptr % ALIGNED, memory.device_id
+
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
-        with self.cupy.cuda.Device(device):
-            return self.cupy.empty(shape, BFLOAT16 if dtype == "bfloat16" else dtype)
+        return self.cupy.empty(shape, NUMPY_DTYPES[dtype])
+
+    def scratch(self, count: int) -> tuple[int, Any]:
+        """The address of `count` bytes on the current device, and the object that keeps them."""
+        memory = self.cupy.cuda.alloc(count)
+        return memory.ptr, memory
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
 
-    def current_stream(self, device: int | None) -> int:
-        with self.cupy.cuda.Device(device):
-            return self.cupy.cuda.get_current_stream().ptr
+    def current_device(self) -> int:
+        return self.cupy.cuda.runtime.getDevice()
+
+    def on_device(self, device: int | None) -> Any:
+        """Make a device the current one."""
+        return self.cupy.cuda.Device(device)
+
+    def current_stream(self) -> int:
+        """The handle of the current device's current stream."""
+        return self.cupy.cuda.get_current_stream().ptr
 
     def on_stream(self, stream: int, device: int | None) -> Any:
+        """Make `stream` the current one of the current device; it waits for what the one before was given so far."""
         with warnings.catch_warnings():
             # Deprecated, but Stream.from_external destroys the stream that it wraps when it is collected.
             warnings.simplefilter("ignore", DeprecationWarning)
             new = self.cupy.cuda.ExternalStream(stream, device)
-        with self.cupy.cuda.Device(device):
-            new.wait_event(self.cupy.cuda.get_current_stream().record())
+        current = self.cupy.cuda.get_current_stream()
+        if current.ptr != stream:
+            new.wait_event(current.record())
         return new
 
 
@@ -134,8 +172,17 @@ class TorchLibrary:
             raise TypeError("the tensor requires grad: numba_flash.torch carries gradients; or pass tensor.detach()")
         return x.resolve_conj().resolve_neg()
 
+    def describe(self, x: Any) -> Description:
+        return self, x.shape, x.stride(), x.dtype, x.data_ptr() % ALIGNED, x.get_device()
+
+    def element_strides(self, strides: Sequence[int], dtype: Any) -> tuple[int, ...]:
+        return tuple(strides)
+
+    def dtype_name(self, dtype: Any) -> str:
+        return str(dtype).removeprefix("torch.")
+
     def dtype(self, x: Any) -> str:
-        return str(x.dtype).removeprefix("torch.")
+        return self.dtype_name(x.dtype)
 
     def strides(self, x: Any) -> tuple[int, ...]:
         return tuple(x.stride())
@@ -147,17 +194,30 @@ class TorchLibrary:
         return x.device.index
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
-        return self.torch.empty(tuple(shape), dtype=getattr(self.torch, dtype), device=f"cuda:{device}")
+        torch = self.torch
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=torch.device("cuda", device))
+
+    def scratch(self, count: int) -> tuple[int, Any]:
+        memory = self.torch.empty(count, dtype=self.torch.uint8, device="cuda")
+        return memory.data_ptr(), memory
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())
 
-    def current_stream(self, device: int | None) -> int:
-        return self.torch.cuda.current_stream(device).cuda_stream
+    def current_device(self) -> int:
+        return self.torch.cuda.current_device()
+
+    def on_device(self, device: int | None) -> Any:
+        return self.torch.cuda.device(device)
+
+    def current_stream(self) -> int:
+        return self.torch.cuda.current_stream().cuda_stream
 
     def on_stream(self, stream: int, device: int | None) -> Any:
+        current = self.torch.cuda.current_stream()
         new = self.torch.cuda.ExternalStream(stream, device)
-        new.wait_stream(self.torch.cuda.current_stream(device))
+        if current.cuda_stream != stream:
+            new.wait_stream(current)
         return self.torch.cuda.stream(new)
 
 
@@ -257,6 +317,28 @@ def read(x: Any) -> Array:
     raise TypeError(f"{type(x).__name__} is no array (NumPy, CuPy, PyTorch, CUDA array interface or DLPack)")
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """In a description's place: why an operand is no array."""
+
+    reason: str
+
+
+def describe(x: Any) -> tuple[Any, Description | Unreadable | None]:
+    """The array to work on, which is `x` where its library is one of ours, and all that a plan depends on of it."""
+    if x is None:
+        return None, None
+    if CUPY.is_owner(x):
+        return x, CUPY.describe(x)
+    if TORCH.is_owner(x) and x.is_cuda and not (x.requires_grad or x.is_neg()):
+        return x, TORCH.describe(x)
+    try:
+        array = read(x)
+    except TypeError as error:
+        return x, Unreadable(str(error))
+    return array.data, array.library.describe(array.data)
+
+
 def exported(x: Any, to_numpy: Callable[[Any], np.ndarray]) -> np.ndarray:
     """The NumPy array that an object of another library exports."""
     try:
@@ -277,13 +359,13 @@ def tensor_to_numpy(x: Any) -> np.ndarray:
     return x.numpy()
 
 
-def give_back(result: Array, like: Any) -> Any:
-    """`result` as the kind of array that `like`, the caller's first operand, is."""
-    if not TORCH.is_owner(like) or result.library is TORCH:
-        return result.data
-    if result.dtype == "bfloat16":
-        return TORCH.torch.from_numpy(result.data.view(np.int16)).view(TORCH.torch.bfloat16)
-    return TORCH.torch.from_numpy(result.data)
+def give_back(result: Any, like: Any) -> Any:
+    """A result, an array of a library of ours, as the kind of array that `like`, the caller's first operand, is."""
+    if not TORCH.is_owner(like) or TORCH.is_owner(result):
+        return result
+    if result.dtype == BFLOAT16:
+        return TORCH.torch.from_numpy(result.view(np.int16)).view(TORCH.torch.bfloat16)
+    return TORCH.torch.from_numpy(result)
 
 
 @cache
@@ -298,13 +380,13 @@ def gpu_count() -> int:
 
 
 def to_gpu(x: Any) -> Any:
-    """A CuPy copy, on the current device, of any host array; None stays None."""
-    return None if x is None else CUPY.cupy.asarray(read(x).data)
+    """A CuPy copy, on the current device, of a NumPy array; None stays None."""
+    return None if x is None else CUPY.cupy.asarray(x)
 
 
-def to_host(x: Any) -> Array:
+def to_host(x: Any) -> Any:
     """A CuPy array's copy in host memory, made once the current stream is done."""
-    return wrap(CUPY.cupy.asnumpy(x), NUMPY)
+    return CUPY.cupy.asnumpy(x)
 
 
 def empty(like: Array, shape: Sequence[int], dtype: str) -> Array:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from numba_flash.config import Device
-from numba_flash.kernels.arguments import WIDTHS
-from numba_flash.kernels.passes import delta, merge
 from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL
 from numba_flash.problem import FLOATS, AttentionProblem, Operands, real_of
+from numba_flash.rungs.arguments import WIDTHS
+from numba_flash.rungs.passes import delta, merge
 from numba_flash.runtime import Launch, signature
-from numba_flash.runtime.offline import Usage, assemble, find_ptxas, to_ptx
+from numba_flash.runtime.cache import Binary
 from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
 
@@ -94,7 +94,7 @@ class Compiled:
     variant: Variant
     threads: int
     shared_bytes: int
-    usage: Usage | None
+    usage: Binary | None
     broken: tuple[str, ...]
 
 
@@ -172,12 +172,14 @@ def compile_variant(variant: Variant) -> Compiled:
     return Compiled(variant, launch.kernel.threads, shared_bytes, usage, tuple(broken))
 
 
-def inspect_launch(launch: Launch, variant: Variant) -> tuple[Usage | None, list[str]]:
+def inspect_launch(launch: Launch, variant: Variant) -> tuple[Binary | None, list[str]]:
     """What a launch's kernel uses, and the rules that it breaks."""
-    p, device = variant.problem, DEVICES[variant.arch]
+    from numba_flash.runtime.compile import link, to_ltoir, to_ptx  # numba.cuda, half a second to import
+
+    p, arch = variant.problem, DEVICES[variant.arch].arch
     try:
-        ptx = to_ptx(launch.kernel, signature(launch.args), device.compute_capability)
-        usage = assemble(ptx, variant.arch)
+        ltoir = to_ltoir(launch.kernel, signature(launch.args), arch)
+        ptx, usage = to_ptx(ltoir, arch), link(ltoir, arch)
     except Exception as error:  # numba's errors share no other class
         return None, [f"does not compile: {error}"]
     broken = []
@@ -199,11 +201,13 @@ def compile_all(chosen: Sequence[Variant], done: Callable[[], None] = lambda: No
     Raises
     ------
     RuntimeError
-        If there is no ptxas, or the simulator stands in for the compiler.
+        If parts of the CUDA toolkit are missing, or the simulator stands in for the compiler.
     """
     if SIMULATED:
         raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
-    find_ptxas()
+    from numba_flash.runtime.compile import check_toolkit  # numba.cuda, half a second to import
+
+    check_toolkit()
     workers = max(1, min(len(chosen), os.cpu_count() or 1))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from numba_flash.simulator import SIMULATED
+
+LANES = 32  # of a warp
+
+# How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
+# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed.
+Loads = Literal["elements", "vectors", "copies"]
+
+# How a piece is added to global memory: element by element, or four at a time (sm_90).
+Adds = Literal["scalars", "vectors"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,47 @@ class Tiles:
     def threads(self) -> int:
         """Threads of a block."""
         return self.RG * self.CG
+
+
+@dataclass(frozen=True)
+class MatmulTiles:
+    """A block's BM x BN tile of C, BK deep at a time; a thread owns TM x TN of it."""
+
+    BM: int
+    BN: int
+    BK: int
+    TM: int
+    TN: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.BM // self.TM * (self.BN // self.TN)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What thread (rg, cg) owns of a tile: TM x TN elements, in runs of U rows and V columns (1 or 4 each).
+
+    Row r of the piece is row U*(rg + RG*(r // U)) + r % U of the tile, so that neighbouring row groups read
+    neighbouring rows; column c is column V*(cg + CG*(c // V)) + c % V.
+    """
+
+    RG: int
+    CG: int
+    TM: int
+    TN: int
+    U: int = 1
+    V: int = 1
+
+    @property
+    def size(self) -> int:
+        """Elements of a piece."""
+        return self.TM * self.TN
+
+    def reads(self, depth: int) -> int:
+        """Shared elements that a thread reads in a product of this depth."""
+        return (self.TM + self.TN) * depth
 
 
 def padded(width: int, itemsize: int) -> int:

@@ -1,25 +1,15 @@
-"""The public operations: validate the call, choose a rung, launch it on the caller's stream."""
+"""The public operations: each finds the plan of its call, and runs it on the caller's stream."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from numba_flash import reference
-from numba_flash.arrays import Array, empty, give_back, gpu_count, stream_handle, to_gpu, to_host
-from numba_flash.config import current_device
-from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
-from numba_flash.matmul_problem import matmul_request
-from numba_flash.problem import AttentionRequest, Reasons, attention_request, merge_request
-from numba_flash.runtime import Launch, launch
-from numba_flash.simulator import SIMULATED
-from numba_flash.softmax_problem import softmax_request
-
-# The arguments that are arrays, besides q, k and v.
-ARRAYS = ("alibi_slopes", "bias", "mask", "do", "o", "lse", "dlse")
+from numba_flash.arrays import give_back, stream_handle
+from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
+from numba_flash.plan import described, planned
+from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
+from numba_flash.problem import Reasons
 
 
 def flash_attention(
@@ -107,21 +97,11 @@ def flash_attention(
     >>> bool(np.allclose(o[:, 0], v[:, 0]))  # the first query sees the first key alone
     True
     """
-    options = {
-        "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap,
-        "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, "score_mod": score_mod, "mask_mod": mask_mod,
-    }  # fmt: skip
-    request = attention_request(check_call(FORWARD, kernel, stream), q, k, v, **options)
-    rung = choose(FORWARD, kernel, [problem for problem, _ in request.problems])
-    if runs_on_copies(rung, request.q):
-        copies = flash_attention(
-            to_gpu(q), to_gpu(k), to_gpu(v), **copied(options), return_lse=True, kernel=rung.name, stream=stream
-        )
-        o, lse = (to_host(x) for x in copies)
-    else:
-        with launch_stream(request.q, stream) as handle:
-            o, lse = forward(request, rung, handle)
-    return (give_back(o, q), give_back(lse, q)) if return_lse else give_back(o, q)
+    operands, outlines = described((q, k, v, alibi_slopes, bias, mask))
+    options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
+    plan = planned(plan_attention, kernel, complaint(stream), return_lse, *options, *outlines)
+    results = [give_back(x, q) for x in plan.run(operands, stream)]
+    return tuple(results) if return_lse else results[0]
 
 
 def flash_attention_backward(
@@ -189,25 +169,11 @@ def flash_attention_backward(
     >>> bool(np.allclose(dv.sum(axis=1), 5))  # each row of P sums to 1
     True
     """
-    options = {
-        "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap,
-        "alibi_slopes": alibi_slopes, "bias": bias, "mask": mask, "score_mod": score_mod, "mask_mod": mask_mod,
-    }  # fmt: skip
-    results = {"do": do, "o": o, "lse": lse, "dlse": dlse}
-    request = attention_request(
-        check_call(BACKWARD, kernel, stream), q, k, v, **options, backward=results, deterministic=deterministic
-    )
-    rung = choose(BACKWARD, kernel, [problem for problem, _ in request.problems])
-    if runs_on_copies(rung, request.q):
-        copies = flash_attention_backward(
-            q=to_gpu(q), k=to_gpu(k), v=to_gpu(v), **copied(results), **copied(options),
-            deterministic=deterministic, kernel=rung.name, stream=stream,
-        )  # fmt: skip
-        dq, dk, dv = (to_host(x) for x in copies)
-    else:
-        with launch_stream(request.q, stream) as handle:
-            dq, dk, dv = backward(request, rung, handle)
-    return give_back(dq, q), give_back(dk, q), give_back(dv, q)
+    operands, outlines = described((q, k, v, alibi_slopes, bias, mask, do, o, lse, dlse))
+    options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
+    plan = planned(plan_backward, kernel, complaint(stream), deterministic, *options, *outlines)
+    dq, dk, dv = (give_back(x, q) for x in plan.run(operands, stream))
+    return dq, dk, dv
 
 
 def flash_attention_vjp(
@@ -291,19 +257,10 @@ def merge(o1: Any, lse1: Any, o2: Any, lse2: Any, *, stream: Any = None) -> tupl
     >>> bool(np.allclose(merge(*left, *right)[0], flash_attention(q, k, v)))
     True
     """
-    request = merge_request(check_call("merge", "auto", stream), o1, lse1, o2, lse2)
-    first = request.o1
-    with launch_stream(first, stream) as handle:
-        o, lse = empty(first, request.o_shape, first.dtype), empty(first, request.lse_shape, request.real)
-        o_parts, lse_parts = (split(x, [group[n].shape for group in request.groups]) for n, x in enumerate((o, lse)))
-        for group, o_part, lse_part in zip(request.groups, o_parts, lse_parts, strict=True):
-            if first.device is None:
-                o_part.data[...], lse_part.data[...] = reference.merge(*(x.data for x in group))
-            else:
-                from numba_flash.kernels.passes.merge import launches  # numba.cuda, half a second to import
-
-                start(launches(*group, o_part, lse_part), first, handle)
-    return give_back(o, o1), give_back(lse, o1)
+    operands, outlines = described((o1, lse1, o2, lse2))
+    plan = planned(plan_merge, complaint(stream), *outlines)
+    o, lse = (give_back(x, o1) for x in plan.run(operands, stream))
+    return o, lse
 
 
 def softmax(x: Any, *, kernel: str = "auto", stream: Any = None) -> Any:
@@ -341,16 +298,9 @@ def softmax(x: Any, *, kernel: str = "auto", stream: Any = None) -> Any:
     array([[0.5, 0.5, 0. , 0. ],
            [0. , 0. , 0. , 0. ]])
     """
-    request = softmax_request(check_call(SOFTMAX, kernel, stream), x)
-    rung = choose(SOFTMAX, kernel, [problem for problem, _ in request.problems])
-    if runs_on_copies(rung, request.x):
-        return give_back(to_host(softmax(to_gpu(x), kernel=rung.name, stream=stream)), x)
-    with launch_stream(request.x, stream) as handle:
-        y = empty(request.x, request.x.shape, request.x.dtype)
-        parts = split(y, [(p.B, p.M, p.N) for p, _ in request.problems])
-        for (problem, operand), part in zip(request.problems, parts, strict=True):
-            run(rung, problem, operand, [part], handle)
-    return give_back(y, x)
+    operands, outlines = described((x,))
+    plan = planned(plan_softmax, kernel, complaint(stream), *outlines)
+    return give_back(*plan.run(operands, stream), x)
 
 
 def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", stream: Any = None) -> Any:
@@ -385,101 +335,15 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     >>> matmul(a, b).shape
     (2, 3, 5)
     """
-    request = matmul_request(check_call(MATMUL, kernel, stream), a, b, out_dtype)
-    rung = choose(MATMUL, kernel, [problem for problem, _, _ in request.problems])
-    if runs_on_copies(rung, request.a):
-        copy = matmul(to_gpu(a), to_gpu(b), out_dtype=out_dtype, kernel=rung.name, stream=stream)
-        return give_back(to_host(copy), a)
-    with launch_stream(request.a, stream) as handle:
-        c = empty(request.a, request.product_shape, request.out_dtype)
-        parts = split(c, [(p.B, p.M, p.N) for p, _, _ in request.problems])
-        for (problem, *operands), part in zip(request.problems, parts, strict=True):
-            run(rung, problem, operands, [part], handle)
-    return give_back(c.reshape(request.shape), a)
+    operands, outlines = described((a, b))
+    plan = planned(plan_matmul, kernel, complaint(stream), out_dtype, *outlines)
+    return give_back(*plan.run(operands, stream), a)
 
 
-def check_call(operation: str, kernel: Any, stream: Any) -> Reasons:
-    """What is wrong with a call, as far as its kernel and stream tell."""
-    reasons = Reasons(operation)
-    check_kernel(reasons, operation, kernel)
+def complaint(stream: Any) -> str:
+    """What is wrong with a `stream=`; nothing if it is one."""
     try:
         stream_handle(0 if stream is None else stream)
     except TypeError as error:
-        reasons.add(str(error), TypeError)
-    return reasons
-
-
-def copied(operands: dict[str, Any]) -> dict[str, Any]:
-    """The same keyword arguments with every array copied to the GPU."""
-    return {key: to_gpu(x) if key in ARRAYS else x for key, x in operands.items()}
-
-
-def runs_on_copies(rung: Rung, first: Array) -> bool:
-    """Do the operands lie in host memory, and the chosen rung runs on a real GPU?"""
-    return rung.on_gpu and not SIMULATED and first.device is None and gpu_count() > 0
-
-
-@contextlib.contextmanager
-def launch_stream(first: Array, stream: Any) -> Iterator[int]:
-    """The handle of the stream to launch on, with outputs allocated for it."""
-    if stream is None:
-        yield first.library.current_stream(first.device)
-        return
-    handle = stream_handle(stream)
-    with first.library.on_stream(handle, first.device):
-        yield handle
-
-
-def start(launches: Sequence[Launch], first: Array, handle: int) -> None:
-    """Launch one after another on the stream and device of the first operand."""
-    for what in launches:
-        launch(what, handle, first.device)
-
-
-def run(rung: Rung, problem: Any, operands: Any, outputs: Sequence[Array], handle: int) -> None:
-    """Solve one problem with a rung; the outputs are contiguous."""
-    if rung.on_gpu:
-        launches = rung.load().launches(problem, current_device(problem.device), operands, *outputs)
-        start(launches, outputs[0], handle)
-    else:
-        rung.load().run(problem, operands, *outputs)
-
-
-def split(x: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """A contiguous result as parts, one for each group of operands; all shapes are the same."""
-    if not shapes:
-        return []
-    parts = x.reshape((len(shapes), *shapes[0]))
-    return [parts[n] for n in range(len(shapes))]
-
-
-def forward(request: AttentionRequest, rung: Rung, handle: int) -> tuple[Array, Array]:
-    """o and lse of a validated call."""
-    q, shapes = request.q, request.shapes
-    o, lse = empty(q, shapes["o"], q.dtype), empty(q, shapes["lse"], request.real)
-    if request.nothing_seen:
-        o.fill(0)
-        lse.fill(-np.inf)
-        return o, lse
-    o_parts = split(o, [(p.B, p.Hq, p.Nq, p.dv) for p, _ in request.problems])
-    lse_parts = split(lse, [(p.B, p.Hq, p.Nq) for p, _ in request.problems])
-    parts = zip(request.problems, o_parts, lse_parts, strict=True)
-    for (problem, operands), o_part, lse_part in parts:
-        run(rung, problem, operands, [o_part, lse_part], handle)
-    return o, lse
-
-
-def backward(request: AttentionRequest, rung: Rung, handle: int) -> tuple[Array, Array, Array]:
-    """dq, dk and dv of a validated call."""
-    dq, dk, dv = (empty(request.q, request.shapes[key], request.q.dtype) for key in ("q", "k", "v"))
-    if request.nothing_seen:
-        for x in (dq, dk, dv):
-            x.fill(0)
-        return dq, dk, dv
-    dq_parts = split(dq, [x.q.shape for _, x in request.problems])
-    dk_parts = split(dk, [x.k.shape for _, x in request.problems])
-    dv_parts = split(dv, [x.v.shape for _, x in request.problems])
-    parts = zip(request.problems, dq_parts, dk_parts, dv_parts, strict=True)
-    for (problem, operands), *outputs in parts:
-        run(rung, problem, operands, outputs, handle)
-    return dq, dk, dv
+        return str(error)
+    return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_flash.arrays import Array, fold_leading, read
+from numba_flash.arrays import Array, Unreadable, fold_leading
 from numba_flash.tiling import band, seen_keys
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -35,13 +35,12 @@ class Reasons:
         if error is TypeError:
             self.error = TypeError
 
-    def read(self, operand: str, x: Any) -> Array | None:
-        """The operand as an Array; None, and a reason, where it is no readable array."""
-        try:
-            return read(x)
-        except TypeError as error:
-            self.add(f"{operand}: {error}", TypeError)
+    def read(self, operand: str, x: Array | Unreadable | None) -> Array | None:
+        """The operand; None, and a reason, where it is no readable array."""
+        if x is None or isinstance(x, Unreadable):
+            self.add(f"{operand}: {x.reason if x else 'None is no array'}", TypeError)
             return None
+        return x
 
     def raise_if_any(self) -> None:
         """Raise one error that lists every reason."""

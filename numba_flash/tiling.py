@@ -1,21 +1,18 @@
 """The integers of tiling: which blocks there are and which of them a query or a key block meets.
 
-Plain Python functions that numba also compiles, so that the CPU path, the kernels and the tests run the same lines.
+Plain Python functions that numba also compiles (`compilable`), so that the CPU path, the kernels and the tests run the
+same lines.
 Visibility is a band of diagonals: query i sees key j if i + first <= j <= i + last (`band`).
 """
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
 
-
-@register_jitable
 def cdiv(a, b):
     """The smallest integer not below a / b, for a >= 0 and b > 0: how many tiles of b cover a."""
     return (a + b - 1) // b
 
 
-@register_jitable
 def round_up(a, b):
     """The smallest multiple of b that is not below a."""
     return cdiv(a, b) * b
@@ -35,20 +32,17 @@ def band(Nq, Nk, causal, q_offset, window):
     return max(-Nq - 1, min(first, Nk + 1)), max(-Nq - 1, min(last, Nk + 1))
 
 
-@register_jitable
 def sees(i, j, Nk, first, last):
     """Does query i see key j, which may lie beyond the last one?"""
     return j < Nk and i + first <= j <= i + last
 
 
-@register_jitable
 def seen_keys(i, Nk, first, last):
     """The keys [begin, end) that query i sees."""
     begin = max(0, i + first)
     return begin, max(begin, min(Nk, i + last + 1))
 
 
-@register_jitable
 def key_blocks(i, Br, Bc, Nq, Nk, first, last):
     """Key blocks [begin, end) with a key that some row of query block i sees."""
     low = max(0, i * Br + first)
@@ -58,7 +52,6 @@ def key_blocks(i, Br, Bc, Nq, Nk, first, last):
     return low // Bc, cdiv(high, Bc)
 
 
-@register_jitable
 def query_blocks(j, Br, Bc, Nq, Nk, first, last):
     """Query blocks [begin, end) with a row that sees some key of key block j."""
     low = max(0, j * Bc - last)
@@ -80,7 +73,6 @@ def count_query_blocks(Br, Bc, Nq, Nk, first, last):
     return sum(end - begin for begin, end in met)
 
 
-@register_jitable
 def all_visible(row, col, Br, Bc, Nk, first, last):
     """Does every row of the (Br, Bc) tile at (row, col) see every key of it?"""
     return col + Bc <= Nk and row + Br - 1 + first <= col and col + Bc - 1 <= row + last

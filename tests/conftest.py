@@ -24,6 +24,7 @@ os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if GPUS else "1")  # numba rea
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 
+from numba_flash.planners import forget_plans  # noqa: E402
 from numba_flash.simulator import SIMULATED  # noqa: E402
 from numba_flash.testing import backends  # noqa: E402
 from numba_flash.testing.tiles import tiny_tiles  # noqa: E402
@@ -87,6 +88,12 @@ MARKS = {"cpu": (), "simulator": pytest.mark.simulator, "gpu": pytest.mark.gpu}
 
 
 PARAMS = {b.name: pytest.param(b, id=b.name, marks=MARKS[b.name]) for b in AVAILABLE}
+
+
+@pytest.fixture(autouse=True)
+def plans_of_its_own():
+    """A test may change what plans are made from."""
+    forget_plans()
 
 
 def prepared(backend):

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from numba import njit, types
 
+import numba_flash.compilable
 import numba_flash.tiling
 
 # No reassoc: vectors run along independent queries, so no sum needs reordering. No nnan or ninf: -inf hides a key.

@@ -13,40 +13,15 @@ acc[r, c] always meets registers a[r] and b[c] of the same two parities, so the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from numba import cuda
 
+from numba_flash.config import Piece
 from numba_flash.ptx import device, load4
 
 APART = 2  # the lanes of one row are this far apart
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What thread (rg, cg) owns of a tile: TM x TN elements, in runs of U rows and V columns (1 or 4 each).
-
-    Row r of the piece is row U*(rg + RG*(r // U)) + r % U of the tile, so that neighbouring row groups read
-    neighbouring rows; column c is column V*(cg + CG*(c // V)) + c % V.
-    """
-
-    RG: int
-    CG: int
-    TM: int
-    TN: int
-    U: int = 1
-    V: int = 1
-
-    @property
-    def size(self) -> int:
-        """Elements of a piece."""
-        return self.TM * self.TN
-
-    def reads(self, depth: int) -> int:
-        """Shared elements that a thread reads in a product of this depth."""
-        return (self.TM + self.TN) * depth
 
 
 @cache

@@ -13,8 +13,6 @@ from numba_flash.device.number import number
 from numba_flash.device.softmax import make_row_sum
 from numba_flash.ptx import device
 
-LANES = 32  # of a warp
-
 
 @cache
 def make_load_row(dtype: str, lanes: int, pieces: int):

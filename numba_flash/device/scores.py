@@ -10,8 +10,9 @@ from functools import cache
 
 from numba import int32
 
+from numba_flash.config import Piece
 from numba_flash.device.number import number
-from numba_flash.device.products import Piece, make_rows_and_columns
+from numba_flash.device.products import make_rows_and_columns
 from numba_flash.device.tiles import clipped
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device

@@ -6,8 +6,9 @@ from functools import cache
 
 from numba import cuda
 
+from numba_flash.config import Piece
 from numba_flash.device.number import number
-from numba_flash.device.products import APART, Piece
+from numba_flash.device.products import APART
 from numba_flash.ptx import device
 
 ALL_LANES = 0xFFFFFFFF

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 from functools import cache
 from math import gcd
-from typing import Literal
 
 import numpy as np
 from numba import cuda, int32
 
 from numba_flash.arrays import ITEMSIZE
+from numba_flash.config import Adds, Loads, Piece
 from numba_flash.device.number import number
-from numba_flash.device.products import Piece, make_rows_and_columns
+from numba_flash.device.products import make_rows_and_columns
 from numba_flash.ptx import add, add4, commit_copies, copy, device, load4, store4, wait_copies
 from numba_flash.ptx.copies import COPY_BYTES
-
-# How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
-# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed.
-Loads = Literal["elements", "vectors", "copies"]
-
-# How a piece is added to global memory: element by element, or four at a time (sm_90).
-Adds = Literal["scalars", "vectors"]
 
 
 @cache

@@ -1,1 +1,1 @@
-"""The rungs: one kernel file each. See `numba_flash.ladder` for their order."""
+"""The kernels: a page each, with its card. How they are launched is in `numba_flash.rungs`."""

@@ -20,31 +20,15 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array, empty
-from numba_flash.config import Device
 from numba_flash.device.number import number
-from numba_flash.device.rows import LANES
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons
-from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import cdiv, seen_keys, sees
-from numba_flash.traffic import Traffic
-
-CONFIGS = [(4, LANES)]  # rows of P of a block, lanes of each; a thread of the products owns one element
-
-
-def why_not(problem: AttentionProblem, device: Device) -> list[str]:
-    """Why these kernels cannot solve the problem on the device; empty if they can."""
-    ((rows, lanes),) = CONFIGS
-    elements = problem.B * problem.Hq * problem.Nq * max(problem.Nk, problem.dv)
-    return plain_reasons(problem, cdiv(elements, rows * lanes))
+from numba_flash.tiling import seen_keys, sees
 
 
 @cache
-def make_attention_naive_scores(dtype: str, threads: int) -> Kernel:
+def make_attention_naive_scores(dtype: str, threads: int):
     """S = scale Q K^T, -inf outside the band."""
     n = number(dtype)
     STORED, REAL, ZERO, NEG_INF, to_real = n.stored, n.real, n.zero, n.neg_inf, n.to_real
@@ -66,11 +50,11 @@ def make_attention_naive_scores(dtype: str, threads: int) -> Kernel:
                 s *= scale
             global_view(S, 0, REAL)[element] = s
 
-    return Kernel(attention_naive_scores, threads)
+    return attention_naive_scores
 
 
 @cache
-def make_attention_naive_softmax(dtype: str, rows: int, lanes: int) -> Kernel:
+def make_attention_naive_softmax(dtype: str, rows: int, lanes: int):
     """P = softmax(S) in the place of S, and LSE."""
     n = number(dtype)
     REAL, ZERO, ONE, NEG_INF, exp = n.real, n.zero, n.one, n.neg_inf, n.exp
@@ -96,11 +80,11 @@ def make_attention_naive_softmax(dtype: str, rows: int, lanes: int) -> Kernel:
             if lane == 0:
                 global_view(LSE, 0, REAL)[row] = m + REAL(math.log(divisor))
 
-    return Kernel(attention_naive_softmax, rows * lanes)
+    return attention_naive_softmax
 
 
 @cache
-def make_attention_naive_product(dtype: str, threads: int) -> Kernel:
+def make_attention_naive_product(dtype: str, threads: int):
     """O = P V."""
     n = number(dtype)
     STORED, REAL, ZERO, to_real, to_stored = n.stored, n.real, n.zero, n.to_real, n.to_stored
@@ -121,31 +105,4 @@ def make_attention_naive_product(dtype: str, threads: int) -> Kernel:
                 o += p[j] * to_real(v[j * V_strides[2]])
             global_view(O, 0, STORED)[element] = to_stored(o)
 
-    return Kernel(attention_naive_product, threads)
-
-
-def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
-    """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous, and S, their scratch."""
-    ((rows, lanes),) = CONFIGS
-    threads, queries = rows * lanes, problem.B * problem.Hq * problem.Nq
-    S = empty(x.q, (problem.B, problem.Hq, problem.Nq, problem.Nk), problem.real)
-    sizes, band, scale = plain_arguments(problem)
-    scores = make_attention_naive_scores(problem.dtype, threads)
-    softmax = make_attention_naive_softmax(problem.real, rows, lanes)
-    product = make_attention_naive_product(problem.dtype, threads)
-    inputs = (x.q, x.q.strides, x.k, x.k.strides)
-    return [
-        Launch(scores, cdiv(queries * problem.Nk, threads), (*inputs, Written(S), sizes, band, scale)),
-        Launch(softmax, cdiv(queries, rows), (Written(S), Written(lse), sizes)),
-        Launch(product, cdiv(queries * problem.dv, threads), (S, x.v, x.v.strides, Written(o), sizes, band)),
-    ]
-
-
-def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes, exact for all sizes."""
-    stored, real, pairs = ITEMSIZE[p.dtype], ITEMSIZE[p.real], visible_pairs(p)
-    rows = p.B * p.Hq * p.Nq
-    scores = Traffic(pairs * 2 * p.d * stored, rows * p.Nk * real)
-    softmax = Traffic(3 * rows * p.Nk * real, rows * (p.Nk + 1) * real)
-    product = Traffic(pairs * p.dv * (real + stored), rows * p.dv * stored)
-    return scores + softmax + product
+    return attention_naive_product

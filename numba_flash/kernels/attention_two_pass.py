@@ -19,29 +19,15 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device
 from numba_flash.device.number import number
-from numba_flash.device.rows import LANES, make_add_row, make_dot_row, make_load_row, make_write_row
+from numba_flash.device.rows import make_add_row, make_dot_row, make_load_row, make_write_row
 from numba_flash.device.tiles import fill, head
-from numba_flash.kernels.arguments import padded_width, plain_arguments, plain_reasons
-from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import cdiv, seen_keys
-from numba_flash.traffic import Traffic
-
-CONFIGS = [(4, LANES)]  # queries of a block, lanes of each
-
-
-def why_not(problem: AttentionProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if it can."""
-    ((rows, _),) = CONFIGS
-    return plain_reasons(problem, cdiv(problem.B * problem.Hq * problem.Nq, rows))
+from numba_flash.tiling import seen_keys
 
 
 @cache
-def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) -> Kernel:
+def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int):
     """The kernel for one storage dtype, head dimensions of at most D and DV, queries a block and lanes a query."""
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF, exp = n.stored, n.real, n.zero, n.one, n.neg_inf, n.exp
@@ -83,19 +69,4 @@ def make_attention_two_pass(dtype: str, D: int, DV: int, rows: int, lanes: int) 
             if lane == 0:
                 global_view(LSE, 0, REAL)[row] = NEG_INF if l == ZERO else m + REAL(math.log(l))
 
-    return Kernel(attention_two_pass, lanes * rows)
-
-
-def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
-    """The launch that writes o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
-    ((rows, lanes),) = CONFIGS
-    kernel = make_attention_two_pass(problem.dtype, padded_width(problem.d), padded_width(problem.dv), rows, lanes)
-    inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
-    grid = cdiv(problem.B * problem.Hq * problem.Nq, rows)
-    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *plain_arguments(problem)))]
-
-
-def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes, exact for all sizes."""
-    stored, real, rows = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.B * p.Hq * p.Nq
-    return Traffic((rows * p.d + visible_pairs(p) * (2 * p.d + p.dv)) * stored, rows * (p.dv * stored + real))
+    return attention_two_pass

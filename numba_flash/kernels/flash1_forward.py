@@ -15,49 +15,21 @@ Traffic    reads K, V once a query head; reads Q, and reads and writes O, l, m, 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array, empty
-from numba_flash.config import Device, Tiles
+from numba_flash.config import Tiles
 from numba_flash.device.number import number
 from numba_flash.device.plain import make_dots, make_load
 from numba_flash.device.softmax import make_row_max, make_row_sum
 from numba_flash.device.tiles import head
-from numba_flash.kernels.arguments import plain_arguments, plain_reasons, plain_tiles, visited_tiles
-from numba_flash.problem import AttentionProblem, Operands, visible_pairs
 from numba_flash.ptx import global_view
-from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, query_blocks, sees
-from numba_flash.traffic import Traffic
-
-# For each width of arithmetic and padded head dimension, line 1: Bc = M / 4D and Br = min(Bc, D), in powers of two.
-CONFIGS = {
-    (4, 32): Tiles(32, 64, 32, 32, 1, 8),
-    (4, 64): Tiles(32, 32, 64, 64, 1, 8),
-    (4, 128): Tiles(16, 16, 128, 128, 1, 16),
-    (4, 256): Tiles(8, 8, 256, 256, 1, 32),
-    (8, 32): Tiles(32, 32, 32, 32, 1, 8),
-    (8, 64): Tiles(16, 16, 64, 64, 1, 16),
-    (8, 128): Tiles(8, 8, 128, 128, 1, 32),
-    (8, 256): Tiles(4, 4, 256, 256, 1, 32),
-}
-
-
-def shared_bytes(t: Tiles, itemsize: int) -> int:
-    """Qi, Kj, Vj and P."""
-    return ((t.Br + 2 * t.Bc) * (t.D + 1) + t.Br * (t.Bc + 1)) * itemsize
-
-
-def why_not(problem: AttentionProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return plain_reasons(problem, problem.B * problem.Hq)
 
 
 @cache
-def make_flash1_forward(tiles: Tiles, dtype: str) -> Kernel:
+def make_flash1_forward(tiles: Tiles, dtype: str):
     """The kernel for one set of tile sizes and one storage dtype."""
     Br, Bc, D, CG, THREADS = tiles.Br, tiles.Bc, tiles.D, tiles.CG, tiles.threads
     Q_SHAPE, KV_SHAPE, P_SHAPE = (Br, D + 1), (Bc, D + 1), (Br, Bc + 1)
@@ -125,30 +97,4 @@ def make_flash1_forward(tiles: Tiles, dtype: str) -> Kernel:
             if c == 0:
                 mh[row] += REAL(math.log(ONE if lh[row] == ZERO else lh[row]))
 
-    return Kernel(flash1_forward, THREADS)
-
-
-def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
-    """The launch that writes o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous, and l, its scratch."""
-    kernel = make_flash1_forward(plain_tiles(CONFIGS, problem), problem.dtype)
-    l = empty(x.q, lse.shape, problem.real)
-    wide_o = o if o.dtype == problem.real else empty(x.q, o.shape, problem.real)
-    inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
-    outputs = (Written(wide_o), Written(o), Written(l), Written(lse))
-    return [Launch(kernel, problem.B * problem.Hq, (*inputs, *outputs, *plain_arguments(problem)))]
-
-
-def traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """The card's Traffic in bytes, exact for whole tiles."""
-    t, stored, real = plain_tiles(CONFIGS, p), ITEMSIZE[p.dtype], ITEMSIZE[p.real]
-    rows, Tc, tiles, both = p.B * p.Hq * p.Nq, cdiv(p.Nk, t.Bc), visited_tiles(p, t), p.d + p.dv
-    tile_rows, seeing_rows = tiles * t.Br, visited_tiles(p, replace(t, Br=1))
-    first_and_last = Traffic(rows * (p.dv + 3) * real, rows * (p.dv * (real + stored) + 3 * real))
-    key_tiles = Traffic(p.B * p.Hq * p.Nk * both * stored, shared_written=p.B * p.Hq * Tc * 2 * t.Bc * t.D * real)
-    score_tiles = Traffic(
-        tile_rows * (p.d * stored + 2 * t.CG * real) + seeing_rows * p.dv * real,
-        seeing_rows * (p.dv + 2) * real,
-        (visible_pairs(p) * 2 * p.d + seeing_rows * t.Bc * (1 + 2 * p.dv)) * real,
-        tile_rows * (t.D + 2 * t.Bc) * real,
-    )
-    return first_and_last + key_tiles + score_tiles
+    return flash1_forward

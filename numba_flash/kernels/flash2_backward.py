@@ -22,14 +22,11 @@ from functools import cache
 from numba import cuda
 from numba.types import uint8
 
-from numba_flash.arrays import ITEMSIZE, Array, empty
-from numba_flash.config import Device, Tiles, padded
+from numba_flash.config import Adds, Loads, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import Piece, make_multiply_ab, make_multiply_abt, make_multiply_atb, make_place
+from numba_flash.device.products import make_multiply_ab, make_multiply_abt, make_multiply_atb, make_place
 from numba_flash.device.scores import make_gradient, make_hide, make_modify, make_slope
 from numba_flash.device.tiles import (
-    Adds,
-    Loads,
     fill,
     head,
     make_add_rows,
@@ -38,123 +35,14 @@ from numba_flash.device.tiles import (
     make_store_piece,
     make_write_rows,
 )
-from numba_flash.kernels.arguments import (
-    choose_tiles,
-    kind_of_loads,
-    option_bytes,
-    read_columns,
-    reasons_against,
-    score_arguments,
-)
-from numba_flash.kernels.passes import convert as convert_pass
-from numba_flash.kernels.passes import delta as delta_pass
-from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
+from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import global_view, shared_tile
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import all_visible, cdiv, count_key_blocks, count_query_blocks, key_blocks, query_blocks
-from numba_flash.traffic import Traffic
-
-# As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
-KEY_CONFIGS = {
-    (4, 32): [
-        Tiles(64, 64, 32, 32, 4, 8),
-    ],
-    (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8, 2),
-        Tiles(32, 64, 64, 64, 2, 8),
-    ],
-    (4, 128): [
-        Tiles(64, 64, 128, 128, 4, 16),
-        Tiles(32, 32, 128, 128, 4, 16),
-        Tiles(16, 32, 128, 128, 2, 16),
-    ],
-    (4, 256): [
-        Tiles(32, 64, 256, 256, 2, 16),
-        Tiles(16, 32, 256, 256, 2, 16),
-        Tiles(8, 16, 256, 256, 2, 16),
-    ],
-    (8, 32): [
-        Tiles(32, 64, 32, 32, 2, 8),
-        Tiles(16, 64, 32, 32, 1, 8),
-    ],
-    (8, 64): [
-        Tiles(64, 64, 64, 64, 4, 16),
-        Tiles(32, 64, 64, 64, 2, 16),
-        Tiles(16, 32, 64, 64, 2, 16),
-    ],
-    (8, 128): [
-        Tiles(32, 64, 128, 128, 2, 16),
-        Tiles(16, 32, 128, 128, 2, 16),
-        Tiles(8, 16, 128, 128, 2, 16),
-    ],
-    (8, 256): [
-        Tiles(16, 32, 256, 256, 2, 32),
-        Tiles(8, 16, 256, 256, 2, 16),
-    ],
-}
-QUERY_CONFIGS = {
-    (4, 32): [
-        Tiles(64, 64, 32, 32, 4, 8),
-    ],
-    (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8),
-        Tiles(64, 32, 64, 64, 4, 8),
-    ],
-    (4, 128): [
-        Tiles(64, 64, 128, 128, 4, 16),
-        Tiles(32, 32, 128, 128, 4, 16),
-        Tiles(16, 32, 128, 128, 2, 16),
-    ],
-    (4, 256): [
-        Tiles(64, 32, 256, 256, 4, 16),
-        Tiles(32, 32, 256, 256, 4, 16),
-        Tiles(16, 16, 256, 256, 2, 16),
-        Tiles(8, 16, 256, 256, 1, 16),
-    ],
-    (8, 32): [
-        Tiles(64, 32, 32, 32, 4, 8),
-        Tiles(32, 32, 32, 32, 2, 8),
-    ],
-    (8, 64): [
-        Tiles(64, 64, 64, 64, 4, 16),
-        Tiles(64, 32, 64, 64, 4, 8),
-        Tiles(16, 32, 64, 64, 2, 16),
-    ],
-    (8, 128): [
-        Tiles(64, 32, 128, 128, 4, 16),
-        Tiles(32, 32, 128, 128, 4, 16),
-        Tiles(16, 16, 128, 128, 2, 16),
-        Tiles(8, 16, 128, 128, 1, 16),
-    ],
-    (8, 256): [
-        Tiles(32, 16, 256, 256, 4, 16),
-        Tiles(16, 16, 256, 256, 2, 16),
-        Tiles(8, 16, 256, 256, 1, 16),
-    ],
-}
-
-
-def shared_bytes(t: Tiles, itemsize: int) -> int:
-    """Kj, Vj, Qi, dOi, and one tile for P or dS; of either kernel."""
-    rows = (t.Br + t.Bc) * (padded(t.D, itemsize) + padded(t.DV, itemsize))
-    return (rows + t.Br * padded(t.Bc, itemsize)) * itemsize
-
-
-def pieces(t: Tiles) -> tuple[Piece, Piece, Piece, Piece]:
-    """A thread's pieces of S (and dP), dQ, dK and dV."""
-    RG, CG = t.RG, t.CG
-    keys, values = (Piece(RG, CG, t.Bc // RG, width // CG, U=4, V=4) for width in (t.D, t.DV))
-    return Piece(RG, CG, t.rows, t.Bc // CG), Piece(RG, CG, t.rows, t.D // CG, V=4), keys, values
-
-
-def why_not(problem: AttentionProblem, device: Device) -> list[str]:
-    """Why these kernels cannot solve the problem on the device; empty if they can."""
-    keys = reasons_against(KEY_CONFIGS, shared_bytes, problem, device)
-    return keys or reasons_against(QUERY_CONFIGS, shared_bytes, problem, device)
+from numba_flash.rungs.flash2_backward import pieces
+from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
 
 
 @cache
-def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions, adds: Adds | None) -> Kernel:
+def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions, adds: Adds | None):
     """Algorithm 2 as it stands; without `adds`, less its dQ. A block owns one key block of one KV head."""
     Br, Bc, D, DV, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.CG
     scores, queries, keys, values = pieces(tiles)
@@ -253,11 +141,11 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
         write_dk(global_view(dK, bh * Nk * d, STORED), d, dk, scale, rg, cg, j * Bc, Nk, d)
         write_dv(global_view(dV, bh * Nk * dv, STORED), dv, dv_, one, rg, cg, j * Bc, Nk, dv)
 
-    return Kernel(flash2_backward_keys, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
+    return flash2_backward_keys
 
 
 @cache
-def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions) -> Kernel:
+def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions):
     """dQ: the same loop turned inside out, so that no two blocks write the same rows. A block owns one query block."""
     Br, Bc, D, DV, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.CG
     scores, queries, _, _ = pieces(tiles)
@@ -343,96 +231,4 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
             multiply_dsk(dq, dS, Kj, rg, cg)  # line 15: dQi += dS Kj
         write_dq(global_view(dQ, bh * Nq * d, STORED), d, dq, scale, rg, cg, i * Br, Nq, d)
 
-    return Kernel(flash2_backward_queries, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
-
-
-def kind_of_adds(problem: AttentionProblem, device: Device) -> Adds | None:
-    """How dQ is summed up in global memory; None where a second kernel computes it."""
-    if problem.deterministic:
-        return None
-    vectors = problem.real == "float32" and problem.d % 4 == 0 and device.compute_capability >= (9, 0)
-    return "vectors" if vectors else "scalars"
-
-
-def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
-    """The launches that write dq, dk and dv, contiguous, and their scratch: delta, and dq's sum for 16-bit floats."""
-    assert x.do is not None and x.lse is not None
-    delta = empty(x.q, (problem.B, problem.Hq, problem.Nq), problem.real)
-    key_tiles = choose_tiles(KEY_CONFIGS, shared_bytes, problem, device)
-    assert key_tiles is not None  # why_not found some
-    variant, adds = (problem.dtype, kind_of_loads(problem, device), problem.score), kind_of_adds(problem, device)
-    inputs = (
-        x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides, x.lse, (*x.lse.strides, 0), delta,
-    )  # fmt: skip
-    tail = score_arguments(problem, x)
-    dq_sum = None
-    if adds is not None:
-        dq_sum = dq if problem.dtype == problem.real else empty(dq, dq.shape, problem.real)
-        dq_sum.fill(0)
-    keys = Launch(
-        make_flash2_backward_keys(key_tiles, *variant, adds),
-        cdiv(problem.Nk, key_tiles.Bc) * problem.B * problem.Hk,
-        (*inputs, dq_sum and Written(dq_sum), Written(dk), Written(dv), *tail),
-    )
-    before = [*delta_pass.launches(problem, x, delta), keys]
-    if dq_sum is not None:
-        return before if dq_sum is dq else [*before, *convert_pass.launches(dq_sum, dq)]
-    query_tiles = choose_tiles(QUERY_CONFIGS, shared_bytes, problem, device)
-    assert query_tiles is not None
-    queries = Launch(
-        make_flash2_backward_queries(query_tiles, *variant),
-        cdiv(problem.Nq, query_tiles.Br) * problem.B * problem.Hq,
-        (*inputs, Written(dq), *tail),
-    )
-    return [*before, queries]
-
-
-def traffic(problem: AttentionProblem, device: Device) -> Traffic:
-    """What all threads of the launches move, without a gradient of LSE. An addition to dQ reads it and writes it."""
-    both = delta_pass.traffic(problem) + key_traffic(problem, device)
-    if problem.deterministic:
-        return both + query_traffic(problem, device)
-    return both if problem.dtype == problem.real else both + convert_pass.traffic(problem)
-
-
-def key_traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """What the blocks that own keys move: K and V once, Q, dO, LSE and delta in every step, and dQ if it is summed."""
-    t = choose_tiles(KEY_CONFIGS, shared_bytes, p, device)
-    assert t is not None
-    stored, real, group = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.Hq // p.Hk
-    scores, queries, keys, values = pieces(t)
-    blocks = p.B * p.Hk * cdiv(p.Nk, t.Bc)
-    steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
-    slopes, pairs = option_bytes(p.score)
-    read = (blocks * t.Bc + steps * t.Br) * sum(read_columns(p, t, device)) * stored
-    rows = steps * 2 * t.Br * t.CG * real  # LSE and delta, by every lane of a row
-    products = scores.reads(t.D + t.DV) + keys.reads(t.Br) + values.reads(t.Br)
-    added = 0
-    if not p.deterministic:
-        products += queries.reads(t.Bc)
-        added = steps * t.Br * p.d * real
-    return Traffic(
-        global_read=read + rows + blocks * group * t.threads * slopes + steps * t.Br * t.Bc * pairs + added,
-        global_written=p.B * p.Hk * p.Nk * (p.d + p.dv) * stored + added,
-        shared_read=steps * t.threads * products * real,
-        shared_written=((blocks * t.Bc + steps * t.Br) * (t.D + t.DV) + steps * 2 * t.Br * t.Bc) * real,
-    )
-
-
-def query_traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """What the blocks that own queries move: Q and dO once, K, V, LSE and delta in every step."""
-    t = choose_tiles(QUERY_CONFIGS, shared_bytes, p, device)
-    assert t is not None
-    stored, real, heads = ITEMSIZE[p.dtype], ITEMSIZE[p.real], p.B * p.Hq
-    scores, queries, _, _ = pieces(t)
-    blocks = heads * cdiv(p.Nq, t.Br)
-    steps = heads * count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
-    slopes, pairs = option_bytes(p.score)
-    read = (blocks * t.Br + steps * t.Bc) * sum(read_columns(p, t, device)) * stored
-    rows = steps * 2 * t.Br * t.CG * real
-    return Traffic(
-        global_read=read + rows + blocks * t.threads * slopes + steps * t.Br * t.Bc * pairs,
-        global_written=heads * p.Nq * p.d * stored,
-        shared_read=steps * t.threads * (scores.reads(t.D + t.DV) + queries.reads(t.Bc)) * real,
-        shared_written=((blocks * t.Br + steps * t.Bc) * (t.D + t.DV) + steps * t.Br * t.Bc) * real,
-    )
+    return flash2_backward_queries

@@ -12,46 +12,16 @@ Traffic    reads A N times and B M times: two numbers from global memory for eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device
 from numba_flash.device.number import number
-from numba_flash.kernels.arguments import grid_reasons
-from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.ptx import global_view
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import cdiv
-from numba_flash.traffic import Traffic
-
-CONFIGS = [256]  # T
-
-
-def why_not(problem: MatmulProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return grid_reasons(grid(problem))
-
-
-def grid(problem: MatmulProblem) -> int:
-    """How many blocks the product takes."""
-    (T,) = CONFIGS
-    return cdiv(problem.B * problem.M * problem.N, T)
-
-
-def traffic(problem: MatmulProblem, device: Device) -> Traffic:
-    """A row of A and a column of B for every element of C."""
-    elements = problem.B * problem.M * problem.N
-    return Traffic(
-        global_read=2 * elements * problem.K * ITEMSIZE[problem.dtype],
-        global_written=elements * ITEMSIZE[problem.out_dtype],
-    )
 
 
 @cache
-def make_matmul_naive(dtype: str, out_dtype: str, T: int) -> Kernel:
+def make_matmul_naive(dtype: str, out_dtype: str, T: int):
     """The kernel for one input dtype, one output dtype and one number of threads."""
     n = number(dtype)
     STORED, ZERO, to_real = n.stored, n.zero, n.to_real
@@ -68,14 +38,4 @@ def make_matmul_naive(dtype: str, out_dtype: str, T: int) -> Kernel:
                 acc += to_real(a_row[x * A_strides[2]]) * to_real(b_col[x * B_strides[1]])
             global_view(C, 0, OUT)[index] = to_out(acc)
 
-    return Kernel(matmul_naive, T)
-
-
-def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
-    """The launch that writes c (B, M, N), contiguous; x holds a and b."""
-    a, b = x
-    (T,) = CONFIGS
-    kernel = make_matmul_naive(problem.dtype, problem.out_dtype, T)
-    M, N, K = problem.M, problem.N, problem.K
-    args = (a, a.strides, b, b.strides, Written(c), M, N, K, problem.B * M * N)
-    return [Launch(kernel, grid(problem), args)]
+    return matmul_naive

@@ -13,52 +13,17 @@ Traffic    reads A cdiv(N, T) times and B cdiv(M, T) times: T times less than ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device
 from numba_flash.device.number import number
-from numba_flash.kernels.arguments import grid_reasons
-from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.problem import real_of
 from numba_flash.ptx import global_view
-from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
-from numba_flash.traffic import Traffic
-
-CONFIGS = [32]  # T
-
-
-def why_not(problem: MatmulProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return grid_reasons(grid(problem))
-
-
-def grid(problem: MatmulProblem) -> int:
-    """How many blocks the product takes."""
-    (T,) = CONFIGS
-    return cdiv(problem.M, T) * cdiv(problem.N, T) * problem.B
-
-
-def traffic(problem: MatmulProblem, device: Device) -> Traffic:
-    """What exists of A for every column of tiles, of B for every row of them; whole tiles in shared memory."""
-    (T,) = CONFIGS
-    M, N, K, real = problem.M, problem.N, problem.K, ITEMSIZE[real_of(problem.dtype)]
-    loaded = problem.B * (M * K * cdiv(N, T) + K * N * cdiv(M, T))
-    tiles = 2 * grid(problem) * cdiv(K, T)
-    return Traffic(
-        global_read=loaded * ITEMSIZE[problem.dtype],
-        global_written=problem.B * M * N * ITEMSIZE[problem.out_dtype],
-        shared_read=tiles * T**3 * real,
-        shared_written=tiles * T**2 * real,
-    )
 
 
 @cache
-def make_matmul_tiled(dtype: str, out_dtype: str, T: int) -> Kernel:
+def make_matmul_tiled(dtype: str, out_dtype: str, T: int):
     """The kernel for one input dtype, one output dtype and one tile size."""
     n = number(dtype)
     STORED, REAL, ZERO, to_real = n.stored, n.real, n.zero, n.to_real
@@ -84,12 +49,4 @@ def make_matmul_tiled(dtype: str, out_dtype: str, T: int) -> Kernel:
         if row < M and col < N:
             global_view(C, (b * M + row) * N, OUT)[col] = to_out(acc)
 
-    return Kernel(matmul_tiled, T * T)
-
-
-def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
-    """The launch that writes c (B, M, N), contiguous; x holds a and b."""
-    a, b = x
-    (T,) = CONFIGS
-    kernel = make_matmul_tiled(problem.dtype, problem.out_dtype, T)
-    return [Launch(kernel, grid(problem), (a, a.strides, b, b.strides, Written(c), problem.M, problem.N, problem.K))]
+    return matmul_tiled

@@ -19,33 +19,12 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device
 from numba_flash.device.number import number
-from numba_flash.kernels.arguments import grid_reasons
 from numba_flash.ptx import device, global_view
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.softmax_problem import SoftmaxProblem
-from numba_flash.traffic import Traffic
-
-CONFIGS = [256]  # T, a power of 2
-
-
-def why_not(problem: SoftmaxProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return grid_reasons(problem.rows)
-
-
-def traffic(problem: SoftmaxProblem, device: Device) -> Traffic:
-    """Two passes over X, one over Y, and a tree of T - 1 merges, each of which reads two states and writes one."""
-    (T,) = CONFIGS
-    row, state = problem.N * ITEMSIZE[problem.dtype], 2 * ITEMSIZE[problem.real]
-    tree = Traffic(shared_read=(3 * T - 2) * state, shared_written=(2 * T - 1) * state)
-    return (Traffic(global_read=2 * row, global_written=row) + tree) * problem.rows
 
 
 @cache
-def make_softmax_online(dtype: str, T: int) -> Kernel:
+def make_softmax_online(dtype: str, T: int):
     """The kernel for one dtype and one number of threads."""
     n = number(dtype)
     STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
@@ -78,11 +57,4 @@ def make_softmax_online(dtype: str, T: int) -> Kernel:
         for i in range(t, N, T):
             y[i] = to_stored(exp(to_real(x[i * step]) - pivot) / divisor)  # (5)
 
-    return Kernel(softmax_online, T)
-
-
-def launches(problem: SoftmaxProblem, device: Device, x: Array, y: Array) -> list[Launch]:
-    """The launch that writes y (B, M, N), contiguous; x is (B, M, N)."""
-    (T,) = CONFIGS
-    kernel = make_softmax_online(problem.dtype, T)
-    return [Launch(kernel, problem.rows, (x, x.strides, Written(y), problem.M, problem.N))]
+    return softmax_online

@@ -4,6 +4,7 @@ A function's body is what the instruction does, lane by lane; it runs when NUMBA
 compiles the PTX or LLVM code that its decorator names.
 """
 
+import numba_flash.compilable  # noqa: F401 (kernels call tiling's functions)
 from numba_flash.ptx.arithmetic import (
     bfloat16_to_float32,
     ex2,

@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from numpy.lib.array_utils import byte_bounds
 
 from numba_flash import flash_attention, flash_attention_backward, matmul, merge, softmax
+from numba_flash.arrays import CUPY, NUMPY
 from numba_flash.reference import Array
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase, matmul_cases
@@ -68,6 +69,7 @@ class Backend:
         Which problems suit it.
     to_device, to_numpy : functions
         From a NumPy array to the operand of a call, and from its result back.
+    library : the library that such an operand is of
     """
 
     name: str
@@ -82,6 +84,7 @@ class Backend:
     options: Set[str] = OPTIONS
     to_device: Callable[[Array], Any] = unchanged
     to_numpy: Callable[[Any], Array] = unchanged
+    library: Any = NUMPY
 
     def __repr__(self) -> str:
         return self.name.upper()
@@ -188,4 +191,5 @@ GPU = Backend(
     row_sizes={"tile": 256, "max_size": 1021},
     to_device=to_cupy,
     to_numpy=from_cupy,
+    library=CUPY,
 )

@@ -8,9 +8,19 @@ from dataclasses import replace
 from importlib import import_module
 from unittest.mock import patch
 
-from numba_flash.config import Tiles
+from numba_flash.config import MatmulTiles, Tiles
 from numba_flash.device.products import APART, steps_of
-from numba_flash.kernels.matmul_registers import MatmulTiles
+from numba_flash.planners import forget_plans
+
+
+@contextmanager
+def other_plans() -> Iterator[None]:
+    """Plans made before are not used here, and those made here not later."""
+    forget_plans()
+    try:
+        yield
+    finally:
+        forget_plans()
 
 
 @contextmanager
@@ -26,9 +36,9 @@ def tiny_tiles() -> Iterator[None]:
 @contextmanager
 def block_threads(T: int) -> Iterator[None]:
     """Run both softmaxes and matmul_naive in blocks of T threads, a power of 2."""
-    with ExitStack() as stack:
+    with other_plans(), ExitStack() as stack:
         for name in ("softmax_safe", "softmax_online", "matmul_naive"):
-            module = import_module(f"numba_flash.kernels.{name}")
+            module = import_module(f"numba_flash.rungs.{name}")
             stack.enter_context(patch.object(module, "CONFIGS", [T]))
         yield
 
@@ -114,8 +124,8 @@ def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     """
     if rules := broken(forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)):
         raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(rules)}")
-    forward, backward = (import_module(f"numba_flash.kernels.flash2_{name}") for name in ("forward", "backward"))
-    with ExitStack() as stack:
+    forward, backward = (import_module(f"numba_flash.rungs.flash2_{name}") for name in ("forward", "backward"))
+    with other_plans(), ExitStack() as stack:
         for table, chosen in (
             (forward.CONFIGS, tiles),
             (backward.QUERY_CONFIGS, tiles),
@@ -136,9 +146,9 @@ def first_tiles(row: tuple[int, int], forward: Tiles, backward: Tiles) -> Iterat
     forward, backward : Tiles
         Of flash1. Head dimensions are fitted to the problem.
     """
-    modules = [import_module(f"numba_flash.kernels.attention_{name}") for name in ("naive", "two_pass", "one_pass")]
-    tables = [import_module(f"numba_flash.kernels.flash1_{name}").CONFIGS for name in ("forward", "backward")]
-    with ExitStack() as stack:
+    modules = [import_module(f"numba_flash.rungs.attention_{name}") for name in ("naive", "two_pass", "one_pass")]
+    tables = [import_module(f"numba_flash.rungs.flash1_{name}").CONFIGS for name in ("forward", "backward")]
+    with other_plans(), ExitStack() as stack:
         for module in modules:
             stack.enter_context(patch.object(module, "CONFIGS", [row]))
         for table, tiles in zip(tables, (forward, backward), strict=True):
@@ -150,8 +160,9 @@ def first_tiles(row: tuple[int, int], forward: Tiles, backward: Tiles) -> Iterat
 @contextmanager
 def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
     """Run matmul_tiled with tile x tile, and matmul_registers with other tile sizes."""
-    tiled, registered = (import_module(f"numba_flash.kernels.matmul_{name}") for name in ("tiled", "registers"))
+    tiled, registered = (import_module(f"numba_flash.rungs.matmul_{name}") for name in ("tiled", "registers"))
     with (
+        other_plans(),
         patch.object(tiled, "CONFIGS", [tile]),
         patch.dict(registered.CONFIGS, dict.fromkeys(registered.CONFIGS, registers)),
     ):

@@ -10,9 +10,13 @@ from types import ModuleType
 from unittest.mock import patch
 
 from numba_flash.simulator.options import Landing
+from numba_flash.testing.tiles import other_plans
 
-# In the order in which they import one another.
+# The pages that use what mutants change, and the rungs that use passes; in the order in which they import one another.
 KERNELS = (
+    "rungs.passes.delta",
+    "rungs.flash1_backward",
+    "rungs.flash2_backward",
     "kernels.matmul_registers",
     "kernels.passes.delta",
     "kernels.passes.convert",
@@ -49,7 +53,7 @@ class Mutant:
     @contextmanager
     def alive(self):
         """The package's kernels are this mutant's."""
-        with ExitStack() as stack:
+        with other_plans(), ExitStack() as stack:
             for name in dict.fromkeys((self.module, *KERNELS)):
                 original = import_module(f"numba_flash.{name}")
                 source = getsource(original)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from numba_flash import arrays, reference
-from numba_flash.kernels.passes import merge as merge_pass
+from numba_flash.rungs.passes import merge as merge_pass
 from numba_flash.runtime import launch
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.naive import naive_attention

@@ -1,11 +1,9 @@
 """Softmax agrees with the definition, and does to scores what a softmax does, by every kernel."""
 
-from unittest.mock import patch
-
 import numpy as np
 import pytest
 
-from numba_flash import ops, reference, simulator
+from numba_flash import reference, simulator
 from numba_flash.algorithms.monoid import State, merge
 from numba_flash.testing.backends import SIMULATOR, Backend
 from numba_flash.testing.naive import naive_softmax
@@ -131,8 +129,8 @@ def test_the_order_of_threads_changes_no_bit(backend, case):
 
 @for_all(cases=Backend.softmax_cases)
 def test_outputs_are_written_once_and_nothing_else(backend, case):
-    memory = GuardedMemory()
-    with patch.object(ops, "empty", memory.empty):
+    memory = GuardedMemory(backend.library)
+    with memory.used():
         by_every_kernel(backend, case.array())
     memory.assert_guards_hold(backend.to_numpy)
 

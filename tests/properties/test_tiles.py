@@ -2,8 +2,7 @@
 
 import pytest
 
-from numba_flash.config import Tiles
-from numba_flash.kernels.matmul_registers import MatmulTiles
+from numba_flash.config import MatmulTiles, Tiles
 from numba_flash.testing.backends import Backend
 from numba_flash.testing.tiles import attention_tiles, broken, matmul_rules, matmul_tiles
 

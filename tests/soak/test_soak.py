@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from numba_flash.__main__ import main
-from numba_flash.kernels.arguments import padded_width
+from numba_flash.rungs.arguments import padded_width
 from numba_flash.soak import command, search
 from numba_flash.soak.properties import Property, backend_named, common_to, find_properties, with_few_kernels
 from numba_flash.soak.search import Search

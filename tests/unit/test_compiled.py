@@ -140,7 +140,7 @@ BROKEN = """
         X.there_is_no_such_thing()
 
     def rules(function, dtype="float32"):
-        launch = Launch(Kernel(function, 1024), 1, (None, 1))
+        launch = Launch(Kernel.of(function, 1024), 1, (None, 1))
         problem = specimen("flash_attention", dtype)
         return inspect_launch(launch, Variant("", function.__name__, "sm_80", problem, 0))[1]
 

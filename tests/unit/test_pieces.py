@@ -9,9 +9,9 @@ from numba import cuda, types
 from numba.np.numpy_support import from_dtype
 
 from numba_flash import simulator
-from numba_flash.config import padded
+from numba_flash.config import Piece, padded
 from numba_flash.device import products, tiles
-from numba_flash.device.products import Piece, make_place, make_rows_and_columns
+from numba_flash.device.products import make_place, make_rows_and_columns
 from numba_flash.ptx import global_view, shared_tile
 
 from .helpers import DTYPES, in_simulator

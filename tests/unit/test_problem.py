@@ -13,8 +13,15 @@ from numba_flash.tiling import band
 from .helpers import normal
 
 
+def readable(x):
+    """Arrays as a request takes them, in a dict too; anything else as it is."""
+    if isinstance(x, dict):
+        return {key: readable(item) for key, item in x.items()}
+    return read(x) if isinstance(x, np.ndarray) else x
+
+
 def request(q, k, v, **options):
-    return attention_request(Reasons("test"), q, k, v, **options)
+    return attention_request(Reasons("test"), *map(readable, (q, k, v)), **readable(options))
 
 
 def only_problem(q, k, v, **options):
@@ -180,20 +187,20 @@ class TestMatmul:
         for a_shape, b_shape in itertools.product(SHAPES, repeat=2):
             a, b = np.zeros((*a_shape[:-1], 3)), np.zeros((*b_shape[:-2], 3, *b_shape[-1:]) if len(b_shape) > 1 else 3)
             expected = (a @ b).shape
-            request = matmul_request(Reasons("test"), a, b, None)
+            request = matmul_request(Reasons("test"), read(a), read(b), None)
             assert request.shape == expected
             total = sum(problem.B * problem.M * problem.N for problem, _, _ in request.problems)
             assert total == np.prod(expected, dtype=int) == np.prod(request.product_shape, dtype=int)
 
     def test_operands_are_views(self):
         a, b = normal(0, 5, 4), normal(1, 3, 2, 4, 6)
-        ((problem, x, y),) = matmul_request(Reasons("test"), a, b, "float32").problems
+        ((problem, x, y),) = matmul_request(Reasons("test"), read(a), read(b), "float32").problems
         assert (problem.B, problem.M, problem.N, problem.K, problem.out_dtype) == (6, 5, 6, 4, "float32")
         assert np.shares_memory(x.data, a) and x.strides == (0, 4, 1) and np.shares_memory(y.data, b)
 
     def test_axes_that_do_not_fold(self):
         a, b = normal(0, 2, 1, 5, 4), normal(1, 3, 4, 6)
-        problems = matmul_request(Reasons("test"), a, b, None).problems
+        problems = matmul_request(Reasons("test"), read(a), read(b), None).problems
         assert [problem.B for problem, _, _ in problems] == [3, 3]
 
     def test_broadcast_lead_is_numpys_rule(self):
@@ -212,7 +219,7 @@ class TestMatmul:
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3), (2, 0)], ids=str)
 def test_merge_folds_to_one_batch_axis(lead):
     o, lse = normal(0, *lead, 5, 6), normal(1, *lead, 5)
-    request = merge_request(Reasons("test"), o, lse, o, lse)
+    request = merge_request(Reasons("test"), *map(read, (o, lse, o, lse)))
     assert (request.o_shape, request.lse_shape, request.real) == (o.shape, lse.shape, "float64")
     for group in request.groups:
         assert [x.shape[1:] for x in group] == [(5, 6), (5,), (5, 6), (5,)]

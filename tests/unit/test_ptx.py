@@ -313,7 +313,7 @@ def make_reverse_copies(dtype, n):
         for x in range(n):
             y[at + x] = tile[127 - thread, x]
 
-    return Kernel(reverse_copies, 128, 128 * n * np.dtype(dtype).itemsize)
+    return Kernel.of(reverse_copies, 128, 128 * n * np.dtype(dtype).itemsize)
 
 
 def make_add(dtype):
@@ -324,7 +324,7 @@ def make_add(dtype):
         i = cuda.grid(1)
         add(global_view(Y, 0, DTYPE), i % 8, global_view(X, 0, DTYPE)[i])
 
-    return Kernel(add_eighths, 128)
+    return Kernel.of(add_eighths, 128)
 
 
 def make_add4():
@@ -334,7 +334,7 @@ def make_add4():
         i = cuda.grid(1)
         add4(global_view(Y, 0, types.float32), i % 2 * 4, load4(global_view(X, 0, types.float32), 4 * i))
 
-    return Kernel(add_fours, 128)
+    return Kernel.of(add_fours, 128)
 
 
 def make_map(instruction, given, result):
@@ -345,7 +345,7 @@ def make_map(instruction, given, result):
         i = cuda.grid(1)
         global_view(Y, 0, RESULT)[i] = instruction(global_view(X, 0, GIVEN)[i])
 
-    return Kernel(apply, 128)
+    return Kernel.of(apply, 128)
 
 
 def make_reverse_in_fours(dtype):
@@ -360,4 +360,4 @@ def make_reverse_in_fours(dtype):
         cuda.syncthreads()  # all groups are written before any is read
         store4(global_view(Y, 0, DTYPE), at, load4(tile, (127 - thread, 0)))
 
-    return Kernel(reverse_in_fours, 128, 128 * 4 * np.dtype(dtype).itemsize)
+    return Kernel.of(reverse_in_fours, 128, 128 * 4 * np.dtype(dtype).itemsize)

@@ -15,10 +15,7 @@ from .helpers import in_simulator
 def test_signature():
     x = read(np.zeros(3))
     args = (x, Written(x), None, 5, np.int64(5), (1, 2, 3), np.float32(1), np.float64(1))
-    assert signature(args) == types.void(
-        types.uint64, types.uint64, types.uint64, types.int64, types.int64, types.UniTuple(types.int64, 3),
-        types.float32, types.float64,
-    )  # fmt: skip
+    assert signature(args) == "P,P,P,L,L,L3,F,D"
 
 
 class TestLaunch:
@@ -32,21 +29,21 @@ class TestLaunch:
 
     def test_a_grid_of_blocks(self):
         x, y = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
-        launch(Launch(Kernel(self.double, 4), 2, (read(x), Written(read(y)), 6, np.float32(2))))
+        launch(Launch(Kernel.of(self.double, 4), 2, (read(x), Written(read(y)), 6, np.float32(2))))
         assert np.array_equal(y, 2 * x)
 
     def test_no_blocks(self):
-        launch(Launch(Kernel(self.double, 4), 0, ()))
+        launch(Launch(Kernel.of(self.double, 4), 0, ()))
 
     def test_only_what_is_marked_is_written(self):
         x, y = np.zeros(4, np.float32), np.zeros(4, np.float32)
         with pytest.raises(simulator.MemoryFault, match="read-only"):
-            launch(Launch(Kernel(self.double, 4), 1, (read(x), read(y), 4, np.float32(2))))
+            launch(Launch(Kernel.of(self.double, 4), 1, (read(x), read(y), 4, np.float32(2))))
 
     def test_beyond_the_end(self):
         x, y = np.zeros(6, np.float32), np.zeros(6, np.float32)
         with pytest.raises(simulator.MemoryFault, match="outside of the array"):
-            launch(Launch(Kernel(self.double, 4), 2, (read(x), Written(read(y)), 8, np.float32(2))))
+            launch(Launch(Kernel.of(self.double, 4), 2, (read(x), Written(read(y)), 8, np.float32(2))))
 
     def test_kernels_have_the_names_of_their_functions(self):
-        assert Kernel(self.double, 4).name == "double"
+        assert Kernel.of(self.double, 4).name == "double"

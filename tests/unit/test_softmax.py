@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from numba_flash import reference, softmax
+from numba_flash.arrays import read
 from numba_flash.config import SIMULATOR
-from numba_flash.kernels import matmul_naive, matmul_tiled, softmax_online, softmax_safe
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import Reasons
+from numba_flash.rungs import matmul_naive, matmul_tiled, softmax_online, softmax_safe
 from numba_flash.softmax_problem import SoftmaxProblem, softmax_request
 from numba_flash.testing.naive import naive_softmax
 from numba_flash.testing.tolerance import assert_close
@@ -159,17 +160,17 @@ def test_errors(changes, error, reasons):
 
 class TestRequest:
     def test_leading_axes_fold_to_two(self):
-        ((problem, rows),) = softmax_request(Reasons("test"), x := normal(0, 2, 3, 4, 5)).problems
+        ((problem, rows),) = softmax_request(Reasons("test"), read(x := normal(0, 2, 3, 4, 5))).problems
         assert problem == SoftmaxProblem(6, 4, 5, "float64")
         assert np.shares_memory(rows.data, x) and rows.strides == (20, 5, 1)
 
     @pytest.mark.parametrize(("shape", "sizes"), [((5,), (1, 1, 5)), ((4, 5), (1, 4, 5)), ((3, 4, 5), (3, 4, 5))])
     def test_missing_axes(self, shape, sizes):
-        ((problem, rows),) = softmax_request(Reasons("test"), np.zeros(shape, np.float16)).problems
+        ((problem, rows),) = softmax_request(Reasons("test"), read(np.zeros(shape, np.float16))).problems
         assert problem == SoftmaxProblem(*sizes, "float16") and rows.shape == sizes
 
     def test_axes_that_do_not_fold(self):
-        problems = softmax_request(Reasons("test"), normal(0, 3, 2, 4, 5).swapaxes(0, 1)).problems
+        problems = softmax_request(Reasons("test"), read(normal(0, 3, 2, 4, 5).swapaxes(0, 1))).problems
         assert [problem for problem, _ in problems] == [SoftmaxProblem(3, 4, 5, "float64")] * 2
 
 

@@ -9,10 +9,10 @@ from numba import cuda, types
 from numba_flash import simulator
 from numba_flash.arrays import read
 from numba_flash.config import SIMULATOR
-from numba_flash.kernels.passes import delta, merge
 from numba_flash.ladder import BACKWARD, LADDER, MATMUL
 from numba_flash.problem import Operands, ScoreOptions, real_of
 from numba_flash.ptx import global_view, load4, shared_tile, store4
+from numba_flash.rungs.passes import delta, merge
 from numba_flash.runtime import Kernel, Launch, Written, launch
 from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
 from numba_flash.testing.tiles import tiny_tiles
@@ -117,7 +117,7 @@ class TestCounting:
     def start(self, function, *arrays):
         x, y = np.arange(16, dtype=np.float32), np.zeros(16, arrays[0])
         args = (read(x), Written(read(y)), *arrays[1:])
-        return Launch(Kernel(function, 4, 128), 1, args), y
+        return Launch(Kernel.of(function, 4, 128), 1, args), y
 
     def test_global_reads_and_writes(self):
         what, y = self.start(self.copy, np.float64, None)

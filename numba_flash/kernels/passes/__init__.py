@@ -1,1 +1,1 @@
-"""Launches that several rungs share."""
+"""Kernels that several rungs share."""

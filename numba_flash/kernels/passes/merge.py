@@ -18,18 +18,13 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.device.number import number
 from numba_flash.ptx import device, global_view
-from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.traffic import Traffic
-
-THREADS = 128
 
 
 @cache
-def make_merge(dtype: str) -> Kernel:
-    """The kernel for one storage dtype."""
+def make_merge(dtype: str, threads: int):
+    """The kernel for one storage dtype, in blocks of so many threads."""
     n = number(dtype)
     STORED, REAL, ZERO, NEG_INF, exp = n.stored, n.real, n.zero, n.neg_inf, n.exp
     to_real, to_stored = n.to_real, n.to_stored
@@ -49,25 +44,9 @@ def make_merge(dtype: str) -> Kernel:
         o1 = global_view(O1, b * O1_strides[0] + row * O1_strides[1], STORED)
         o2 = global_view(O2, b * O2_strides[0] + row * O2_strides[1], STORED)
         o = global_view(O, cuda.blockIdx.x * dv, STORED)
-        for c in range(cuda.threadIdx.x, dv, THREADS):
+        for c in range(cuda.threadIdx.x, dv, threads):
             o[c] = to_stored(w1 * to_real(o1[c * O1_strides[2]]) + w2 * to_real(o2[c * O2_strides[2]]))
         if cuda.threadIdx.x == 0:
             global_view(LSE, 0, REAL)[cuda.blockIdx.x] = lse
 
-    return Kernel(merge, THREADS)
-
-
-def launches(o1: Array, lse1: Array, o2: Array, lse2: Array, o: Array, lse: Array) -> list[Launch]:
-    """The launch that writes o (B, N, dv) and lse (B, N), contiguous."""
-    B, N, dv = o1.shape
-    inputs = [item for x in (o1, lse1, o2, lse2) for item in (x, x.strides)]
-    return [Launch(make_merge(o1.dtype), B * N, (*inputs, Written(o), Written(lse), N, dv))]
-
-
-def traffic(o: Array, lse: Array) -> Traffic:
-    """What all threads move for a result o (B, N, dv), lse (B, N); every thread reads both LSE of its row."""
-    (B, N, dv), stored, real = o.shape, ITEMSIZE[o.dtype], ITEMSIZE[lse.dtype]
-    return Traffic(
-        global_read=B * N * 2 * (dv * stored + THREADS * real),
-        global_written=B * N * (dv * stored + real),
-    )
+    return merge

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device, Tiles
-from numba_flash.device.tiles import Loads
+from numba_flash.config import Device, Loads, Tiles
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv, count_query_blocks

@@ -1,0 +1,165 @@
+"""How each operation is planned: check the call, choose a rung, list the results and the steps that make them.
+
+A planner sees descriptions of the operands, never their memory. It remembers its plans, which depend on nothing but
+its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from numba_flash import reference
+from numba_flash.arrays import Array, empty, gpu_count
+from numba_flash.config import current_device
+from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
+from numba_flash.matmul_problem import matmul_request
+from numba_flash.plan import CopiesPlan, Fill, HostCall, Plan, Step, make_plan, outlined
+from numba_flash.problem import Reasons, attention_request, merge_request
+from numba_flash.rungs.passes import merge as merge_pass
+from numba_flash.simulator import SIMULATED
+from numba_flash.softmax_problem import softmax_request
+
+REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
+
+remembered = lru_cache(maxsize=REMEMBERED, typed=True)  # typed: True may be legal where 1 is not
+
+
+@remembered
+def plan_attention(
+    kernel: Any, complaint: str, return_lse: bool, causal: Any, q_offset: Any, window: Any, scale: Any, softcap: Any,
+    score_mod: Any, mask_mod: Any, *descriptions: Any,
+) -> Plan:  # fmt: skip
+    """Of flash_attention; descriptions of q, k, v, slopes, bias and mask."""
+    q, k, v, slopes, bias, mask = outlined(descriptions)
+    request = attention_request(
+        reasons_of(FORWARD, kernel, complaint), q, k, v, causal=causal, q_offset=q_offset, window=window, scale=scale,
+        softcap=softcap, alibi_slopes=slopes, bias=bias, mask=mask, score_mod=score_mod, mask_mod=mask_mod,
+    )  # fmt: skip
+    rung = choose(FORWARD, kernel, [problem for problem, _ in request.problems])
+    if runs_on_copies(rung, request.q):
+        options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
+        return CopiesPlan(plan_attention, (rung.name, "", return_lse, *options))
+    shapes = request.shapes
+    o, lse = empty(request.q, shapes["o"], request.q.dtype), empty(request.q, shapes["lse"], request.real)
+    results = [o, lse] if return_lse else [o]
+    if request.nothing_seen:
+        fills = [Fill(o, 0), Fill(lse, -np.inf)]
+        return make_plan(descriptions, results, fills[: len(results)])
+    parts = zip(
+        split(o, [(p.B, p.Hq, p.Nq, p.dv) for p, _ in request.problems]),
+        split(lse, [(p.B, p.Hq, p.Nq) for p, _ in request.problems]),
+        strict=True,
+    )
+    return make_plan(descriptions, results, steps_of(rung, request.problems, parts))
+
+
+@remembered
+def plan_backward(
+    kernel: Any, complaint: str, deterministic: Any, causal: Any, q_offset: Any, window: Any, scale: Any, softcap: Any,
+    score_mod: Any, mask_mod: Any, *descriptions: Any,
+) -> Plan:  # fmt: skip
+    """Of flash_attention_backward; descriptions of q, k, v, slopes, bias, mask, do, o, lse and dlse."""
+    q, k, v, slopes, bias, mask, do, o, lse, dlse = outlined(descriptions)
+    request = attention_request(
+        reasons_of(BACKWARD, kernel, complaint), q, k, v, causal=causal, q_offset=q_offset, window=window, scale=scale,
+        softcap=softcap, alibi_slopes=slopes, bias=bias, mask=mask, score_mod=score_mod, mask_mod=mask_mod,
+        backward={"do": do, "o": o, "lse": lse, "dlse": dlse}, deterministic=deterministic,
+    )  # fmt: skip
+    rung = choose(BACKWARD, kernel, [problem for problem, _ in request.problems])
+    if runs_on_copies(rung, request.q):
+        options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
+        return CopiesPlan(plan_backward, (rung.name, "", deterministic, *options))
+    gradients = [empty(request.q, request.shapes[key], request.q.dtype) for key in ("q", "k", "v")]
+    if request.nothing_seen:
+        return make_plan(descriptions, gradients, [Fill(x, 0) for x in gradients])
+    shapes = [[x.q.shape, x.k.shape, x.v.shape] for _, x in request.problems]
+    parts = zip(*(split(x, of) for x, of in zip(gradients, zip(*shapes, strict=True), strict=True)), strict=True)
+    return make_plan(descriptions, gradients, steps_of(rung, request.problems, parts))
+
+
+@remembered
+def plan_merge(complaint: str, *descriptions: Any) -> Plan:
+    """Of merge; descriptions of o1, lse1, o2 and lse2."""
+    request = merge_request(reasons_of("merge", "auto", complaint), *outlined(descriptions))
+    first, steps = request.o1, []
+    o, lse = empty(first, request.o_shape, first.dtype), empty(first, request.lse_shape, request.real)
+    parts = (split(x, [group[n].shape for group in request.groups]) for n, x in enumerate((o, lse)))
+    for group, o_part, lse_part in zip(request.groups, *parts, strict=True):
+        if first.device is None:
+            steps.append(HostCall(merge_on_host, (*group, o_part, lse_part)))
+        else:
+            steps += merge_pass.launches(*group, o_part, lse_part)
+    return make_plan(descriptions, [o, lse], steps)
+
+
+def merge_on_host(o1: Array, lse1: Array, o2: Array, lse2: Array, o: Array, lse: Array) -> None:
+    """Write o and lse with NumPy."""
+    o.data[...], lse.data[...] = reference.merge(o1.data, lse1.data, o2.data, lse2.data)
+
+
+@remembered
+def plan_softmax(kernel: Any, complaint: str, description: Any) -> Plan:
+    """Of softmax."""
+    request = softmax_request(reasons_of(SOFTMAX, kernel, complaint), *outlined([description]))
+    rung = choose(SOFTMAX, kernel, [problem for problem, _ in request.problems])
+    if runs_on_copies(rung, request.x):
+        return CopiesPlan(plan_softmax, (rung.name, ""))
+    y = empty(request.x, request.x.shape, request.x.dtype)
+    parts = zip(split(y, [(p.B, p.M, p.N) for p, _ in request.problems]))
+    return make_plan([description], [y], steps_of(rung, request.problems, parts))
+
+
+@remembered
+def plan_matmul(kernel: Any, complaint: str, out_dtype: Any, *descriptions: Any) -> Plan:
+    """Of matmul; descriptions of a and b."""
+    request = matmul_request(reasons_of(MATMUL, kernel, complaint), *outlined(descriptions), out_dtype)
+    problems = [(problem, (a, b)) for problem, a, b in request.problems]
+    rung = choose(MATMUL, kernel, [problem for problem, _ in problems])
+    if runs_on_copies(rung, request.a):
+        return CopiesPlan(plan_matmul, (rung.name, "", out_dtype))
+    c = empty(request.a, request.product_shape, request.out_dtype)
+    parts = zip(split(c, [(p.B, p.M, p.N) for p, _ in problems]))
+    return make_plan(descriptions, [c.reshape(request.shape)], steps_of(rung, problems, parts))
+
+
+def forget_plans() -> None:
+    """Plan every call anew: for whoever changes what plans are made from, such as a table of tile sizes."""
+    for planner in (plan_attention, plan_backward, plan_merge, plan_softmax, plan_matmul):
+        planner.cache_clear()
+
+
+def reasons_of(operation: str, kernel: Any, complaint: str) -> Reasons:
+    """What is wrong with a call, as far as its kernel and stream tell."""
+    reasons = Reasons(operation)
+    check_kernel(reasons, operation, kernel)
+    if complaint:
+        reasons.add(complaint, TypeError)
+    return reasons
+
+
+def runs_on_copies(rung: Rung, first: Array) -> bool:
+    """Do the operands lie in host memory, and the chosen rung runs on a real GPU?"""
+    return rung.on_gpu and not SIMULATED and first.device is None and gpu_count() > 0
+
+
+def steps_of(rung: Rung, problems: Sequence[tuple[Any, Any]], parts: Iterable[Sequence[Array]]) -> list[Step]:
+    """What a rung does to solve each problem, whose results are contiguous."""
+    module, steps = rung.load(), []
+    for (problem, operands), results in zip(problems, parts, strict=True):
+        if rung.on_gpu:
+            steps += module.launches(problem, current_device(problem.device), operands, *results)
+        else:
+            steps.append(HostCall(module.run, (problem, operands, *results)))
+    return steps
+
+
+def split(x: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """A contiguous result as parts, one for each group of operands; all shapes are the same."""
+    if not shapes:
+        return []
+    parts = x.reshape((len(shapes), *shapes[0]))
+    return [parts[n] for n in range(len(shapes))]

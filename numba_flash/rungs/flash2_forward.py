@@ -1,0 +1,114 @@
+"""flash2_forward as the host sees it. The kernel is in numba_flash/kernels/flash2_forward.py."""
+
+from __future__ import annotations
+
+from numba_flash.arrays import ITEMSIZE, Array
+from numba_flash.config import Device, Piece, Tiles, padded
+from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.rungs.arguments import (
+    choose_tiles,
+    kind_of_loads,
+    option_bytes,
+    read_columns,
+    reasons_against,
+    score_arguments,
+)
+from numba_flash.runtime import Kernel, Launch, Written
+from numba_flash.tiling import cdiv, count_key_blocks
+from numba_flash.traffic import Traffic
+
+# For each width of arithmetic (4 or 8 bytes) and padded head dimension: tile sizes, fastest first, then ones that
+# need less shared memory.
+CONFIGS = {
+    (4, 32): [
+        Tiles(128, 64, 32, 32, 8, 8),
+        Tiles(128, 32, 32, 32, 8, 8),
+    ],
+    (4, 64): [
+        Tiles(128, 64, 64, 64, 8, 8, 2),
+        Tiles(128, 32, 64, 64, 8, 8),
+        Tiles(64, 32, 64, 64, 4, 8),
+    ],
+    (4, 128): [
+        Tiles(128, 64, 128, 128, 8, 16),
+        Tiles(64, 64, 128, 128, 8, 16),
+        Tiles(64, 32, 128, 128, 4, 8),
+        Tiles(32, 32, 128, 128, 4, 16),
+    ],
+    (4, 256): [
+        Tiles(64, 64, 256, 256, 4, 16),
+        Tiles(64, 32, 256, 256, 4, 16),
+        Tiles(32, 16, 256, 256, 4, 16),
+        Tiles(16, 16, 256, 256, 4, 16),
+    ],
+    (8, 32): [
+        Tiles(64, 32, 32, 32, 4, 8),
+    ],
+    (8, 64): [
+        Tiles(128, 32, 64, 64, 4, 8),
+        Tiles(64, 32, 64, 64, 4, 8),
+        Tiles(32, 32, 64, 64, 4, 16),
+    ],
+    (8, 128): [
+        Tiles(64, 32, 128, 128, 4, 16),
+        Tiles(32, 16, 128, 128, 4, 16),
+        Tiles(16, 16, 128, 128, 4, 16),
+    ],
+    (8, 256): [
+        Tiles(32, 32, 256, 256, 4, 16),
+        Tiles(32, 16, 256, 256, 4, 16),
+        Tiles(8, 16, 256, 256, 4, 16),
+    ],
+}
+
+
+def shared_bytes(t: Tiles, itemsize: int) -> int:
+    """Qi, Kj, Vj and P."""
+    rows, keys, wide = padded(t.Br, itemsize), padded(t.Bc, itemsize), padded(t.DV, itemsize)
+    return (t.D * rows + t.D * keys + t.Bc * wide + t.Bc * rows) * itemsize
+
+
+def pieces(t: Tiles) -> tuple[Piece, Piece]:
+    """A thread's pieces of S and of O."""
+    columns = t.Bc // t.CG
+    return Piece(t.RG, t.CG, t.rows, columns, 4, 4 if columns % 4 == 0 else 1), Piece(
+        t.RG, t.CG, t.rows, t.DV // t.CG, 4, 4
+    )
+
+
+def why_not(problem: AttentionProblem, device: Device) -> list[str]:
+    """Why this kernel cannot solve the problem on the device; empty if it can."""
+    return reasons_against(CONFIGS, shared_bytes, problem, device)
+
+
+def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
+    """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
+    tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
+    assert tiles is not None  # why_not found some
+    config = (tiles, problem.dtype, kind_of_loads(problem, device), problem.score)
+    shared = shared_bytes(tiles, ITEMSIZE[problem.real])
+    kernel = Kernel("flash2_forward", config, tiles.threads, shared, tiles.blocks)
+    inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
+    grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
+    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]
+
+
+def traffic(problem: AttentionProblem, device: Device) -> Traffic:
+    """What all threads move where N is a multiple of the tiles."""
+    t = choose_tiles(CONFIGS, shared_bytes, problem, device)
+    assert t is not None
+    stored, real, heads = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real], problem.B * problem.Hq
+    blocks = heads * cdiv(problem.Nq, t.Br)
+    steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)
+    scores, out = pieces(t)
+    d, dv = read_columns(problem, t, device)
+    slopes, pairs = option_bytes(problem.score)
+    read = blocks * t.Br * d + steps * t.Bc * (d + dv)
+    products = scores.reads(t.D) + out.reads(t.Bc)
+    written = blocks * t.Br * t.D + steps * (t.Bc * (t.D + t.DV) + t.Br * t.Bc)
+    return Traffic(
+        global_read=read * stored + blocks * t.threads * slopes + steps * t.Br * t.Bc * pairs,
+        global_written=heads * problem.Nq * (problem.dv * stored + real),
+        shared_read=steps * t.threads * products * real,
+        shared_written=written * real,
+    )
