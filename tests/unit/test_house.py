@@ -47,6 +47,7 @@ ORDER = (
     "demo",
     "bench",
     "soak",
+    "cache_command",
     "__main__",
 )
 HEADINGS = ["Paper", "Grid", "Shapes", "On chip", "Invariant", "Units", "Edges", "Traffic"]
