@@ -1,4 +1,4 @@
-"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak), files (cache)."""
+"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak), cache."""
 
 from __future__ import annotations
 

@@ -23,12 +23,13 @@ def run_cache(options: Namespace, console: Console | None = None) -> int:
     console = console or Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     if options.action == "clear":
         return run_clear(console)
+    found = entries()
     if options.json:
-        print(json.dumps(summary(), indent=1))
+        print(json.dumps(summary(found), indent=1))
         return 0
-    print_summary(console)
+    print_summary(summary(found), console)
     if options.verbose:
-        console.print(kernels_table(kernels()))
+        console.print(kernels_table(found))
     return 0
 
 
@@ -36,51 +37,48 @@ def run_clear(console: Console) -> int:
     """Remove all files of the cache; 0, or 1 if one that has the name of a compiled kernel is left."""
     gone, left = clear()
     freed = sum(entry.bytes for entry in gone)
-    console.print(f"removed {len(gone)} files, {in_mib(freed)}, from {directory()}", markup=False, soft_wrap=True)
+    files = "1 file" if len(gone) == 1 else f"{len(gone)} files"
+    console.print(f"removed {files}, {in_mib(freed)}, from {directory()}", markup=False, soft_wrap=True)
     for entry in left:
         text = f"left: {entry.file} (cannot be read or removed, or holds something else)"
         console.print(text, markup=False, soft_wrap=True)
     return 1 if left else 0
 
 
-def kernels() -> list[Entry]:
-    """The complete entries, least recently used first."""
-    return [entry for entry in entries() if not entry.temporary]
-
-
-def summary() -> dict[str, Any]:
+def summary(found: Sequence[Entry]) -> dict[str, Any]:
     """The cache as plain values; what processes are writing now, or left behind, counts apart from the kernels."""
-    found = kernels()
+    kernels = [entry for entry in found if not entry.temporary]
     return {
         "directory": str(directory()),
         "writable": writable(directory()),
-        "entries": len(found),
-        "bytes": sum(entry.bytes for entry in found),
+        "entries": len(kernels),
+        "bytes": sum(entry.bytes for entry in kernels),
         "limit_bytes": limit(),
-        "oldest": found[0].used if found else None,
-        "newest": found[-1].used if found else None,
-        "unfinished": len(entries()) - len(found),
+        "oldest": kernels[0].used if kernels else None,
+        "newest": kernels[-1].used if kernels else None,
+        "unfinished": len(found) - len(kernels),
     }
 
 
-def print_summary(console: Console) -> None:
+def print_summary(facts: dict[str, Any], console: Console) -> None:
     """The cache in words."""
-    facts = summary()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("directory", facts["directory"] + ("" if facts["writable"] else " (not writable)"))
-    table.add_row("compiled kernels", str(facts["entries"]))
-    table.add_row("size", f"{in_mib(facts['bytes'])} of at most {in_mib(facts['limit_bytes'])}")
+    lines = {
+        "directory": facts["directory"] + ("" if facts["writable"] else " (not writable)"),
+        "compiled kernels": facts["entries"],
+        "size": f"{in_mib(facts['bytes'])} of at most {in_mib(facts['limit_bytes'])}",
+    }
     if facts["entries"]:
-        table.add_row("last used", f"{date(facts['oldest'])} (the oldest) to {date(facts['newest'])}")
+        lines["last used"] = f"{date(facts['oldest'])} to {date(facts['newest'])}"
     if facts["unfinished"]:
-        table.add_row("unfinished files", str(facts["unfinished"]))
-    console.print(table, markup=False, soft_wrap=True)
+        lines["unfinished files"] = facts["unfinished"]
+    for name, value in lines.items():
+        console.print(f"{name:18}{value}", markup=False, soft_wrap=True)
 
 
 def kernels_table(found: Sequence[Entry]) -> Table:
     """One line per kernel's name: dtypes, sizes, options and devices are compiled apart."""
     by_name: dict[str, list[Entry]] = defaultdict(list)
-    for entry in found:
+    for entry in (entry for entry in found if not entry.temporary):
         by_name[entry.name].append(entry)
     table = Table("kernel", box=None, pad_edge=False)
     for heading in ("compiled", "size", "last used"):
@@ -93,7 +91,7 @@ def kernels_table(found: Sequence[Entry]) -> Table:
 
 def writable(folder: Path) -> bool:
     """May files be made in a folder, or may it be made?"""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 

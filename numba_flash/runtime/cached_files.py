@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 DEFAULT_MIB = 512
 LARGEST = 64 * MIB  # no kernel comes near it
 STALE = 3600  # seconds after which nobody writes a temporary file any more
-ENTRY = r"(?P<name>[A-Za-z0-9_]+)-[0-9a-f]{64}\.zip(?P<temporary>\.\w+\.tmp)?"
+ENTRY = r"(?P<name>[A-Za-z0-9_]*)-[0-9a-f]{64}\.zip(?P<temporary>\.\w+\.tmp)?"
 
 # Opening a link is an error, and opening a pipe does not wait.
 READING = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK"))
@@ -43,22 +43,27 @@ def directory() -> Path:
         return Path(os.path.expanduser(chosen)).absolute()
     from platformdirs import user_cache_path
 
-    found = user_cache_path("numba_flash", appauthor=False)
-    if found.is_absolute():
-        return found
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        found = user_cache_path("numba_flash", appauthor=False)
+        if found.is_absolute():
+            return found
     from tempfile import gettempdir
 
-    return Path(gettempdir(), "numba_flash")  # a user without a home
+    return Path(gettempdir(), "numba_flash")
 
 
 def limit() -> int:
-    """The most bytes that the cache may hold: NUMBA_FLASH_CACHE_SIZE in MiB, or 512 MiB."""
+    """The most bytes that the cache may hold: NUMBA_FLASH_CACHE_SIZE in MiB, 512 by default; 0 keeps nothing."""
     chosen = os.environ.get("NUMBA_FLASH_CACHE_SIZE") or DEFAULT_MIB
     try:
-        return int(float(chosen) * MIB)
+        count = int(float(chosen) * MIB)
     except (ValueError, OverflowError):
-        warnings.warn(f"NUMBA_FLASH_CACHE_SIZE={chosen!r} is no number of MiB: {DEFAULT_MIB}", RuntimeWarning, 2)
-        return DEFAULT_MIB * MIB
+        count = -1
+    if count >= 0:
+        return count
+    text = f"NUMBA_FLASH_CACHE_SIZE={chosen!r} is no number of MiB: the cache may hold {DEFAULT_MIB} MiB"
+    warnings.warn(text, RuntimeWarning, 2)
+    return DEFAULT_MIB * MIB
 
 
 @contextlib.contextmanager
