@@ -6,6 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+ABOUT_CACHE = (
+    "The compiled kernels on disk. NUMBA_FLASH_CACHE_DIR names another folder for them, "
+    "and NUMBA_FLASH_CACHE_SIZE the most that they may take, in MiB (512)."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
@@ -53,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
     add_bench(commands.add_parser("bench", help="check and time every kernel on a GPU beside its peers"))
     add_soak(commands.add_parser("soak", help="try properties on random cases for a given time"))
-    add_cache(commands.add_parser("cache", help="the compiled kernels on disk"))
+    add_cache(commands.add_parser("cache", help="the compiled kernels on disk", description=ABOUT_CACHE))
     return parser
 
 

@@ -38,7 +38,7 @@ def run_clear(console: Console) -> int:
     gone, left = clear()
     freed = sum(entry.bytes for entry in gone)
     files = "1 file" if len(gone) == 1 else f"{len(gone)} files"
-    console.print(f"removed {files}, {in_mib(freed)}, from {directory()}", markup=False, soft_wrap=True)
+    console.print(f"removed {files}, {in_mib(freed)}, from {directory().absolute()}", markup=False, soft_wrap=True)
     for entry in left:
         text = f"left: {entry.file} (cannot be read or removed, or holds something else)"
         console.print(text, markup=False, soft_wrap=True)
@@ -49,7 +49,7 @@ def summary(found: Sequence[Entry]) -> dict[str, Any]:
     """The cache as plain values; what processes are writing now, or left behind, counts apart from the kernels."""
     kernels = [entry for entry in found if not entry.temporary]
     return {
-        "directory": str(directory()),
+        "directory": str(directory().absolute()),
         "writable": writable(directory()),
         "entries": len(kernels),
         "bytes": sum(entry.bytes for entry in kernels),
@@ -91,7 +91,7 @@ def kernels_table(found: Sequence[Entry]) -> Table:
 
 def writable(folder: Path) -> bool:
     """May files be made in a folder, or may it be made?"""
-    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 

@@ -24,7 +24,7 @@ import warnings
 from pathlib import Path
 
 from numba_flash.runtime.binary import Binary, decode, encode
-from numba_flash.runtime.cached_files import directory, evict, limit, opened
+from numba_flash.runtime.cached_files import directory, evict, limit, opened, refuse_code_of_others
 from numba_flash.runtime.environment import environment
 
 __all__ = ["Binary", "directory", "environment", "key", "load", "store"]
@@ -48,18 +48,24 @@ def load(name: str, key: str) -> Binary | None:
     """The kernel of this name and key; None where it is not stored, and, with a warning, where it cannot be used."""
     file = file_of(name, key)
     try:
-        with opened(file) as stream:
-            binary = decode(stream.read(), key)
-            used = os.fstat(stream.fileno()).st_mtime
+        binary, used = read(file, key)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"{file} cannot be used, and its kernel is compiled again: {error}", RuntimeWarning, 2)
         return None
     if abs(time.time() - used) > DAY:  # seldom, for the disk's sake; eviction needs no more
         with contextlib.suppress(OSError):
             os.utime(file)
     return binary
+
+
+def read(file: Path, key: str) -> tuple[Binary, float]:
+    """The kernel in a file that may be trusted, and when that was last touched; OSError or ValueError if it is none."""
+    with opened(file) as stream:
+        status = os.fstat(stream.fileno())
+        refuse_code_of_others(status)
+        return decode(stream.read(), key), status.st_mtime
 
 
 def store(name: str, key: str, binary: Binary) -> None:
@@ -95,8 +101,7 @@ def write(file: Path, content: bytes) -> None:
 def usable(file: Path, key: str) -> bool:
     """Is the kernel there all the same? Windows does not replace a file that another process is reading."""
     try:
-        with opened(file) as stream:
-            decode(stream.read(), key)
+        read(file, key)
     except (OSError, ValueError):
         return False
     return True

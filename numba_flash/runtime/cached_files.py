@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 def directory() -> Path:
     """The cache's folder: NUMBA_FLASH_CACHE_DIR, or the system's place for a user's caches. It need not exist."""
     if chosen := os.environ.get("NUMBA_FLASH_CACHE_DIR"):
-        return Path(os.path.expanduser(chosen)).absolute()
+        return Path(os.path.expanduser(chosen))
     from platformdirs import user_cache_path
 
     with contextlib.suppress(RuntimeError):  # a user without a home
@@ -68,14 +68,14 @@ def limit() -> int:
 
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
-    """A file that may be trusted.
+    """A file to read.
 
     Raises
     ------
     OSError
         If it cannot be opened, or is a link.
     ValueError
-        If it is no regular file, too large, or if others own it or may write it.
+        If it is no regular file, or too large.
     """
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | READING)) as stream:
         status = os.fstat(stream.fileno())
@@ -83,12 +83,16 @@ def opened(file: Path) -> Iterator[BinaryIO]:
             raise ValueError("not a regular file")
         if status.st_size > LARGEST:
             raise ValueError(f"{status.st_size} bytes are too many for a kernel")
-        if hasattr(os, "geteuid"):
-            if status.st_uid not in (os.geteuid(), 0):
-                raise ValueError(f"it belongs to user {status.st_uid}")
-            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise ValueError(f"others may write it (mode {stat.S_IMODE(status.st_mode):o})")
         yield stream
+
+
+def refuse_code_of_others(status: os.stat_result) -> None:
+    """Raise a ValueError if, on POSIX, others than the user and root own an opened file or may write it."""
+    if hasattr(os, "geteuid"):
+        if status.st_uid not in (os.geteuid(), 0):
+            raise ValueError(f"it belongs to user {status.st_uid}")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError(f"others may write it (mode {stat.S_IMODE(status.st_mode):o})")
 
 
 def entries() -> list[Entry]:

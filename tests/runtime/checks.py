@@ -120,8 +120,8 @@ def what_is_no_kernel_of_this_key_is_a_miss(c, folder):
 def large_files_are_not_read(c, folder):
     key, _ = stored(c)
     (file,) = folder.iterdir()
-    os.truncate(file, 2**40)
-    with warned(1, file):
+    os.truncate(file, c.LARGEST + 1)
+    with warned(1, file, "too many"):
         assert c.load("kernel", key) is None
 
 
@@ -182,6 +182,9 @@ def files_that_others_may_write_are_refused(c, folder):
         file.chmod(mode)
         with warned(1, file, "others may write it"):
             assert c.load("kernel", key) is None
+        with warned(0):
+            assert c.clear()[1] == []
+        stored(c)
     file.chmod(0o644)
     with warned(0):
         assert c.load("kernel", key) == binary

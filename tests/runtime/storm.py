@@ -19,34 +19,30 @@ def binary_of(c, n):
 
 
 def faults(c, n):
-    """What is wrong with one load: a wrong kernel, or a warning that a file cannot be used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            found = c.load(NAMES[n], c.key(NAMES[n]))
-        except RuntimeWarning as warning:
-            return [str(warning)]
+    """What is wrong with one load where warnings are errors: another kernel, or a file that cannot be used."""
+    try:
+        found = c.load(NAMES[n], c.key(NAMES[n]))
+    except RuntimeWarning as warning:
+        return [str(warning)]
     return [] if found in (None, binary_of(c, n)) else [f"another kernel than {NAMES[n]}"]
 
 
 def work(c, seed, seconds, stop):
     """Random calls for some time, or until one goes wrong; how many loads found a kernel, and what went wrong."""
     draw, until, found, wrong = random.Random(seed), time.monotonic() + seconds, 0, []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        while time.monotonic() < until and not stop.is_set():
-            n, action = draw.randrange(len(NAMES)), draw.random()
-            if action < 0.4:
-                c.store(NAMES[n], c.key(NAMES[n]), binary_of(c, n))
-            elif action < 0.95:
-                wrong += faults(c, n)
-                if wrong:
-                    stop.set()
-                found += c.load(NAMES[n], c.key(NAMES[n])) is not None
-            elif action < 0.97:
-                c.evict(2 * SIZE)
-            else:
-                c.clear()
+    while time.monotonic() < until and not stop.is_set():
+        n, action = draw.randrange(len(NAMES)), draw.random()
+        if action < 0.4:
+            c.store(NAMES[n], c.key(NAMES[n]), binary_of(c, n))
+        elif action < 0.95:
+            wrong += faults(c, n)
+            if wrong:
+                stop.set()
+            found += c.load(NAMES[n], c.key(NAMES[n])) is not None
+        elif action < 0.97:
+            c.evict(2 * SIZE)
+        else:
+            c.clear()
     return found, wrong
 
 
@@ -54,7 +50,8 @@ def process(folder, mutant, seed, seconds, barrier, stop, reports):
     """One process of a storm."""
     settle(folder, "1")
     c = made(mutant)
-    barrier.wait()
+    warnings.simplefilter("error")
+    barrier.wait(60)
     try:
         reports.put(work(c, seed, seconds, stop))
     except Exception as error:  # a warning is one
@@ -66,7 +63,8 @@ def storm(folder, seconds, mutant=None, count=8):
     """So many processes at once; loads that found a kernel, and what went wrong."""
     spawn = multiprocessing.get_context("spawn")
     shared = spawn.Barrier(count), spawn.Event(), spawn.Queue()
-    workers = [spawn.Process(target=process, args=(folder, mutant, seed, seconds, *shared)) for seed in range(count)]
+    orders = [(folder, mutant, seed, seconds, *shared) for seed in range(count)]
+    workers = [spawn.Process(target=process, args=order, daemon=True) for order in orders]
     for worker in workers:
         worker.start()
     results = [shared[-1].get(timeout=60 + seconds) for _ in workers]

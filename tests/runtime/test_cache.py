@@ -164,7 +164,7 @@ def test_the_limit(folder, monkeypatch):
 def test_the_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("NUMBA_FLASH_CACHE_DIR", "here")
     monkeypatch.chdir(tmp_path)
-    assert cache.directory() == tmp_path / "here"
+    assert cache.directory().absolute() == tmp_path / "here"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("NUMBA_FLASH_CACHE_DIR", "~/there")
@@ -210,6 +210,7 @@ def test_nothing_but_the_standard_library_is_imported(tmp_path):
     assert run(IMPORTED, tmp_path, **home).split() == ["platformdirs"]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 class TestAtOnce:
     """Many processes and threads on one cache."""
 
