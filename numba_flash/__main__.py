@@ -1,10 +1,15 @@
-"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak)."""
+"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak), cache."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+ABOUT_CACHE = (
+    "The compiled kernels on disk. NUMBA_FLASH_CACHE_DIR names another folder for them, "
+    "and NUMBA_FLASH_CACHE_SIZE the most that they may take, in MiB (512)."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from numba_flash.soak.command import run_soak
 
         return run_soak(chosen)
+    if chosen.command == "cache":
+        from numba_flash.cache_command import run_cache
+
+        return run_cache(chosen)
     from numba_flash.demo import run_demo
 
     return run_demo(chosen.length, chosen.heads, chosen.dim, chosen.causal)
@@ -49,7 +58,18 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
     add_bench(commands.add_parser("bench", help="check and time every kernel on a GPU beside its peers"))
     add_soak(commands.add_parser("soak", help="try properties on random cases for a given time"))
+    add_cache(commands.add_parser("cache", help="the compiled kernels on disk", description=ABOUT_CACHE))
     return parser
+
+
+def add_cache(cache: argparse.ArgumentParser) -> None:
+    """The actions of `cache` and their options."""
+    actions = cache.add_subparsers(dest="action", required=True)
+    info = actions.add_parser("info", help="where compiled kernels are kept, how many, and how many bytes")
+    how = info.add_mutually_exclusive_group()
+    how.add_argument("-v", "--verbose", action="store_true", help="a table of the kernels, by name")
+    how.add_argument("--json", action="store_true", help="for a program; times in seconds since 1970")
+    actions.add_parser("clear", help="remove them; other files stay")
 
 
 def add_info(info: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import numba_flash
 from numba_flash.ladder import FASTEST_FIRST, LADDER
+from numba_flash.runtime.environment import sources
 
 PACKAGE = Path(numba_flash.__file__).parent
 ROOT = PACKAGE.parent
@@ -54,6 +55,7 @@ ORDER = (
     "demo",
     "bench",
     "soak",
+    "cache_command",
     "__main__",
 )
 HEADINGS = ["Paper", "Grid", "Shapes", "On chip", "Invariant", "Units", "Edges", "Traffic"]
@@ -152,6 +154,17 @@ def test_the_ladder_lists_every_rung_once():
     assert set(FASTEST_FIRST) <= set(names)
     families = [(rung.operation, rung.family) for rung in LADDER]
     assert len(set(families)) == len(families)
+
+
+def test_what_compiled_kernels_are_made_of_is_in_their_key():
+    """The simulator stands in for the compiler: its folder is not."""
+    todo, reached = {name for name in MODULES if line_of(name) in ("kernels", "kernels.passes", "runtime")}, set()
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo |= {other for other in imported(name) if line_of(other) != "simulator"} - reached
+    assert {"ptx.memory", "device.softmax", "config", "tiling"} <= reached
+    assert {MODULES[name] for name in reached} <= set(sources())
 
 
 @pytest.mark.parametrize("folder", ["numba_flash", "tests", "examples"])
