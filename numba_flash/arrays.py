@@ -314,7 +314,7 @@ def read(x: Any) -> Array:
         return wrap(NUMPY.prepare(exported(x, np.asarray)), NUMPY)
     if hasattr(x, "__dlpack__"):
         return wrap(NUMPY.prepare(exported(x, np.from_dlpack)), NUMPY)
-    raise TypeError(f"{type(x).__name__} is no array (NumPy, CuPy, PyTorch, CUDA array interface or DLPack)")
+    raise TypeError(no_array(x))
 
 
 @dataclass(frozen=True)
@@ -337,6 +337,11 @@ def describe(x: Any) -> tuple[Any, Description | Unreadable | None]:
     except TypeError as error:
         return x, Unreadable(str(error))
     return array.data, array.library.describe(array.data)
+
+
+def no_array(x: Any) -> str:
+    """What is wrong with an operand of any other kind."""
+    return f"{type(x).__name__} is no array (NumPy, CuPy, PyTorch, CUDA array interface or DLPack)"
 
 
 def exported(x: Any, to_numpy: Callable[[Any], np.ndarray]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_flash.arrays import Array, Unreadable, fold_leading
+from numba_flash.arrays import Array, Unreadable, fold_leading, no_array
 from numba_flash.tiling import band, seen_keys
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -38,7 +38,7 @@ class Reasons:
     def read(self, operand: str, x: Array | Unreadable | None) -> Array | None:
         """The operand; None, and a reason, where it is no readable array."""
         if x is None or isinstance(x, Unreadable):
-            self.add(f"{operand}: {x.reason if x else 'None is no array'}", TypeError)
+            self.add(f"{operand}: {x.reason if x else no_array(x)}", TypeError)
             return None
         return x
 

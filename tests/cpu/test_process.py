@@ -148,7 +148,8 @@ def test_an_edited_source_is_compiled_again(tmp_path):
     package = tmp_path / "numba_flash"
     (package / "cpu").mkdir(parents=True)
     (package / "__init__.py").touch()
-    for name in ("tiling.py", "compilable.py", *(f"cpu/{path.name}" for path in (ROOT / "numba_flash" / "cpu").glob("*.py"))):
+    passes = [f"cpu/{path.name}" for path in (ROOT / "numba_flash" / "cpu").glob("*.py")]
+    for name in ("tiling.py", "compilable.py", *passes):
         (package / name).write_text((ROOT / "numba_flash" / name).read_text())
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + textwrap.dedent(
         """

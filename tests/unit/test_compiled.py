@@ -15,7 +15,7 @@ from numba_flash.__main__ import main
 from numba_flash.compiled import ALLOWED_SPILLS, DEVICES, KIN, allowed_spills, compile_all, launches_of, variants
 from numba_flash.ladder import LADDER
 from numba_flash.problem import FLOATS, real_of
-from numba_flash.runtime import offline
+from numba_flash.runtime.compile import capability, check_toolkit
 from numba_flash.simulator import SIMULATED
 
 ROOT = Path(numba_flash.__file__).parent.parent
@@ -167,17 +167,30 @@ def test_broken_rules_are_named(tmp_path):
     assert nonsense.startswith("does not compile: ") and "there_is_no_such_thing" in nonsense
 
 
-def test_a_missing_ptxas_is_an_error_that_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("missing", ["nvvm", "nvJitLink"])
+def test_a_missing_part_of_the_toolkit_is_an_error_that_says_what_to_install(monkeypatch, missing):
     import cuda.pathfinder
 
-    monkeypatch.setattr(cuda.pathfinder, "find_nvidia_binary_utility", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"no ptxas.*pip install 'cuda-toolkit\[nvcc,nvrtc\]"):
-        offline.find_ptxas()
+    def load(library):
+        if library == missing:
+            raise cuda.pathfinder.DynamicLibNotFoundError
+
+    monkeypatch.setattr(cuda.pathfinder, "load_nvidia_dynamic_lib", load)
+    with pytest.raises(RuntimeError, match=rf"no {missing}, .*: install .* numba_flash\[cu13\]"):
+        check_toolkit()
 
 
-def test_what_ptxas_refuses_is_an_error():
-    with pytest.raises(RuntimeError, match="ptxas refuses it for sm_90: .*syntax error"):
-        offline.assemble(".version 8.0\n.target sm_90\n.address_size 64\nnonsense", "sm_90")
+@pytest.mark.parametrize(
+    ("arch", "expected"), [("sm_75", (7, 5)), ("sm_80", (8, 0)), ("sm_90a", (9, 0, "a")), ("sm_120a", (12, 0, "a"))]
+)
+def test_capability(arch, expected):
+    assert capability(arch) == expected
+
+
+@pytest.mark.parametrize("arch", ["", "sm_8", "80", "sm_90b", "compute_80"])
+def test_what_is_no_architecture(arch):
+    with pytest.raises(ValueError, match="is no architecture"):
+        capability(arch)
 
 
 @pytest.mark.skipif(not SIMULATED, reason="the compiler is on")
