@@ -70,6 +70,8 @@ def add_cache(cache: argparse.ArgumentParser) -> None:
     how.add_argument("-v", "--verbose", action="store_true", help="a table of the kernels, by name")
     how.add_argument("--json", action="store_true", help="for a program; times in seconds since 1970")
     actions.add_parser("clear", help="remove them; other files stay")
+    warm = actions.add_parser("warm", help="compile the kernels that calls take by default, if they are not here yet")
+    warm.add_argument("--arch", default="", help="for this architecture, such as sm_80 or sm_90; by default this GPU's")
 
 
 def add_info(info: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,9 +100,7 @@ class CupyLibrary(NumpyLibrary):
 
     @property
     def cupy(self) -> Any:
-        import cupy
-
-        return cupy
+        return sys.modules.get("cupy") or import_module("cupy")
 
     def is_owner(self, x: Any) -> bool:
         return "cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray)
@@ -160,9 +159,7 @@ class TorchLibrary:
 
     @property
     def torch(self) -> Any:
-        import torch
-
-        return torch
+        return sys.modules.get("torch") or import_module("torch")
 
     def is_owner(self, x: Any) -> bool:
         return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)

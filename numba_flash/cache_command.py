@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from numba_flash.runtime.cached_files import MIB, Entry, clear, directory, entries, limit
+from numba_flash.warm import run_warm
 
 
 def run_cache(options: Namespace, console: Console | None = None) -> int:
@@ -23,6 +24,12 @@ def run_cache(options: Namespace, console: Console | None = None) -> int:
     console = console or Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     if options.action == "clear":
         return run_clear(console)
+    if options.action == "warm":
+        try:
+            return run_warm(options.arch, console)
+        except (RuntimeError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
     found = entries()
     if options.json:
         print(json.dumps(summary(found), indent=1))

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
-from numba_flash.config import Device
+from numba_flash.config import Device, device_of_arch
 from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL
 from numba_flash.problem import FLOATS, AttentionProblem, Operands, real_of
 from numba_flash.rungs.arguments import WIDTHS
@@ -25,12 +25,7 @@ from numba_flash.runtime.cache import Binary
 from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
 
-DEVICES = {
-    "sm_75": Device("sm_75", (7, 5), 64 * 1024),
-    "sm_80": Device("sm_80", (8, 0), 163 * 1024),
-    "sm_86": Device("sm_86", (8, 6), 99 * 1024),
-    "sm_90": Device("sm_90", (9, 0), 227 * 1024),
-}
+DEVICES = {arch: device_of_arch(arch) for arch in ("sm_75", "sm_80", "sm_86", "sm_90")}
 KIN = {"sm_86": "sm_80"}  # devices for which only those kernels are listed that their kin does not have: smaller tiles
 USUAL_D = 64  # the head dimension that kernels which do not depend on it are listed with
 

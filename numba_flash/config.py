@@ -36,6 +36,34 @@ class Device:
 
 SIMULATOR = Device("simulator", (9, 0), 227 * 1024, simulated=True)
 
+# The most shared memory of a block, by architecture: CUDA C++ Programming Guide, "Technical Specifications per Compute
+# Capability".
+SHARED_BYTES = {
+    "sm_75": 64 * 1024,
+    "sm_80": 163 * 1024,
+    "sm_86": 99 * 1024,
+    "sm_87": 163 * 1024,
+    "sm_89": 99 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+}
+
+
+def device_of_arch(arch: str) -> Device:
+    """A device of an architecture, such as "sm_80" or "sm_90a".
+
+    Raises
+    ------
+    ValueError
+        If none of that name is known.
+    """
+    name = arch.removesuffix("a")
+    if name not in SHARED_BYTES:
+        raise ValueError(f"{arch!r} is no architecture that is known here ({', '.join(SHARED_BYTES)})")
+    digits = name.removeprefix("sm_")
+    return Device(name, (int(digits[:-1]), int(digits[-1])), SHARED_BYTES[name])
+
 
 @cache
 def cuda_device(ordinal: int) -> Device:

@@ -300,7 +300,8 @@ def softmax(x: Any, *, kernel: str = "auto", stream: Any = None) -> Any:
     """
     operands, outlines = described((x,))
     plan = planned(plan_softmax, kernel, complaint(stream), *outlines)
-    return give_back(*plan.run(operands, stream), x)
+    (y,) = plan.run(operands, stream)
+    return give_back(y, x)
 
 
 def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", stream: Any = None) -> Any:
@@ -337,7 +338,8 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     """
     operands, outlines = described((a, b))
     plan = planned(plan_matmul, kernel, complaint(stream), out_dtype, *outlines)
-    return give_back(*plan.run(operands, stream), a)
+    (c,) = plan.run(operands, stream)
+    return give_back(c, a)
 
 
 def complaint(stream: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE, Array, Description, wrap
@@ -36,31 +37,23 @@ class Outline:
 
     def __getitem__(self, index: Any) -> Outline:
         """By ints, None and whole slices, as NumPy does it."""
-        offset, shape, strides, axis = self.offset, [], [], 0
+        axes = list(zip(self.shape, self.strides, strict=True))
+        offset, kept = self.offset, []
         for item in index if isinstance(index, tuple) else (index,):
             if item is None:
-                shape.append(1)
-                strides.append(0)
-            elif isinstance(item, slice):
-                assert item == slice(None)
-                shape.append(self.shape[axis])
-                strides.append(self.strides[axis])
-                axis += 1
+                kept.append((1, 0))
+            elif item == slice(None):
+                kept.append(axes.pop(0))
             else:
-                offset += item * self.strides[axis] * ITEMSIZE[self.dtype]
-                axis += 1
-        rest = slice(axis, None)
-        shape, strides = (*shape, *self.shape[rest]), (*strides, *self.strides[rest])
-        return replace(self, offset=offset, shape=shape, strides=strides)
+                _, step = axes.pop(0)
+                offset += item * step * ITEMSIZE[self.dtype]
+        kept += axes
+        return replace(self, offset=offset, shape=tuple(n for n, _ in kept), strides=tuple(s for _, s in kept))
 
 
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides of a contiguous array."""
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.insert(0, step)
-        step *= n
-    return tuple(strides)
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 class Outlines:

@@ -84,15 +84,16 @@ def plan_backward(
 @remembered
 def plan_merge(complaint: str, *descriptions: Any) -> Plan:
     """Of merge; descriptions of o1, lse1, o2 and lse2."""
-    request = merge_request(reasons_of("merge", "auto", complaint), *outlined(descriptions))
-    first, steps = request.o1, []
+    o1, lse1, o2, lse2 = outlined(descriptions)
+    request = merge_request(reasons_of("merge", "auto", complaint), o1, lse1, o2, lse2)
+    first, steps = request.o1, list[Step]()
     o, lse = empty(first, request.o_shape, first.dtype), empty(first, request.lse_shape, request.real)
     parts = (split(x, [group[n].shape for group in request.groups]) for n, x in enumerate((o, lse)))
-    for group, o_part, lse_part in zip(request.groups, *parts, strict=True):
+    for (x1, l1, x2, l2), o_part, lse_part in zip(request.groups, *parts, strict=True):
         if first.device is None:
-            steps.append(HostCall(merge_on_host, (*group, o_part, lse_part)))
+            steps.append(HostCall(merge_on_host, (x1, l1, x2, l2, o_part, lse_part)))
         else:
-            steps += merge_pass.launches(*group, o_part, lse_part)
+            steps += merge_pass.launches(x1, l1, x2, l2, o_part, lse_part)
     return make_plan(descriptions, [o, lse], steps)
 
 
@@ -116,8 +117,9 @@ def plan_softmax(kernel: Any, complaint: str, description: Any) -> Plan:
 @remembered
 def plan_matmul(kernel: Any, complaint: str, out_dtype: Any, *descriptions: Any) -> Plan:
     """Of matmul; descriptions of a and b."""
-    request = matmul_request(reasons_of(MATMUL, kernel, complaint), *outlined(descriptions), out_dtype)
-    problems = [(problem, (a, b)) for problem, a, b in request.problems]
+    a, b = outlined(descriptions)
+    request = matmul_request(reasons_of(MATMUL, kernel, complaint), a, b, out_dtype)
+    problems = [(problem, operands) for problem, *operands in request.problems]
     rung = choose(MATMUL, kernel, [problem for problem, _ in problems])
     if runs_on_copies(rung, request.a):
         return CopiesPlan(plan_matmul, (rung.name, "", out_dtype))

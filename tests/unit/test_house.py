@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ ORDER = (
     "torch",
     "testing",
     "compiled",
+    "warm",
     "info",
     "demo",
     "bench",
@@ -173,12 +175,22 @@ def test_files_are_short(folder):
     assert not long
 
 
-def test_importing_the_package_does_not_import_numba_cuda():
-    """Half a second that a script on the CPU path never needs."""
-    program = "import sys, numba_flash; print('numba.cuda' in sys.modules)"
+PLANS = """
+    import sys
+    from numba_flash.compiled import DEVICES, variants, launches_of
+    for v in variants():
+        assert launches_of(v.source, v.problem, DEVICES[v.arch])
+    print(sorted({"numba", "llvmlite"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("program", ["import sys, numba_flash; print([*{'numba'} & {*sys.modules}])", PLANS])
+def test_neither_importing_nor_planning_imports_numba(program):
+    """Half a second that a call never needs whose kernels are compiled already."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("simulated", ["0", "1"])

@@ -1,0 +1,99 @@
+"""`python -m numba_flash cache warm`: the kernels that calls take by default, compiled before anyone waits for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from numba_flash.config import SHARED_BYTES, Device, device_of_arch
+from numba_flash.ladder import FASTEST_FIRST, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.problem import FLOATS
+from numba_flash.rungs.arguments import WIDTHS
+from numba_flash.rungs.passes import merge
+from numba_flash.runtime import Kernel, signature
+from numba_flash.runtime.machine_code import machine_code
+from numba_flash.simulator import SIMULATED
+from numba_flash.specimen import specimen, specimen_launches, zeros
+
+Job = tuple[Kernel, str, str]  # a kernel, its signature and architecture
+
+
+def default_problems(rung: Rung, dtype: str) -> Iterator[Any]:
+    """One for each kernel of a rung for a dtype: every head dimension, rows on 16 bytes or not, no score options."""
+    widths = [None] if rung.operation in (MATMUL, SOFTMAX) else WIDTHS
+    for width, vector in product(widths, (True, False)):
+        problem = specimen(rung.operation, dtype, **({} if width is None else {"d": width}))
+        if hasattr(problem, "vector"):
+            yield replace(problem, vector=vector)
+        elif vector:
+            yield problem
+
+
+def default_jobs(device: Device) -> list[Job]:
+    """The kernels of the fastest rungs that run on a device, and those that merge results."""
+    fastest = [rung for rung in LADDER if rung.name in FASTEST_FIRST and rung.on_gpu]
+    launches = [
+        launch
+        for rung, dtype in product(fastest, FLOATS)
+        for problem in default_problems(rung, dtype)
+        if not rung.why_not(problem, device)
+        for launch in specimen_launches(rung, problem, device)
+    ]
+    for dtype in FLOATS:
+        o, lse = zeros((1, 1, 1), dtype), zeros((1, 1), "float64" if dtype == "float64" else "float32")
+        launches += merge.launches(o, lse, o, lse, o, lse)
+    return list(dict.fromkeys((launch.kernel, signature(launch.args), device.arch) for launch in launches))
+
+
+def chosen_device(arch: str) -> Device:
+    """The device of an architecture's name; by default the GPU of this machine.
+
+    Raises
+    ------
+    ValueError
+        If there is no such architecture, or no GPU and no name.
+    """
+    if arch:
+        return device_of_arch(arch)
+    from numba_flash.arrays import gpu_count
+    from numba_flash.config import cuda_device
+
+    if SIMULATED or gpu_count() == 0:
+        raise ValueError(f"there is no GPU here: name an architecture with --arch ({', '.join(SHARED_BYTES)})")
+    return cuda_device(0)
+
+
+def run_warm(arch: str, console: Console) -> int:
+    """Compile what is not in the cache yet, on all cores; the exit status.
+
+    Raises
+    ------
+    ValueError
+        As `chosen_device`.
+    RuntimeError
+        If parts of the CUDA toolkit are missing, or the simulator stands in for the compiler.
+    """
+    device = chosen_device(arch)
+    if SIMULATED:
+        raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
+    from numba_flash.runtime.compile import check_toolkit  # numba.cuda, half a second to import
+
+    check_toolkit()
+    jobs = default_jobs(device)
+    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, Progress(console=console) as progress:
+        task = progress.add_task(f"kernels for {device.arch}", total=len(jobs))
+        for done in as_completed([pool.submit(machine_code, *job) for job in jobs]):
+            done.result()
+            progress.advance(task)
+    console.print(f"{len(jobs)} kernels for {device.arch} are compiled", highlight=False)
+    return 0

@@ -1,0 +1,160 @@
+"""CuPy, cuda.core and a GPU, played by NumPy and the simulator: what runs between a call and the driver, on a CPU.
+
+Memory is host memory, a launch finds its arrays by their addresses and runs in the simulator, and all that a stream is
+asked to do is written down.
+"""
+
+import ctypes
+import sys
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+
+from numba_flash import config, ladder, planners, simulator
+from numba_flash.arrays import gpu_count
+from numba_flash.config import Device
+from numba_flash.runtime import gpu
+from numba_flash.runtime.launch import Kernel
+
+DEVICE = Device("fake", (9, 0), 227 * 1024)
+
+
+class FakeArray(np.ndarray):
+    """`cupy.ndarray`: its `data` is a pointer on a device."""
+
+    @property
+    def data(self):
+        address = self.__array_interface__["data"][0]
+        return SimpleNamespace(ptr=address, device_id=0)
+
+    @property
+    def device(self):
+        return SimpleNamespace(id=0)
+
+
+class FakeStream:
+    """A stream that notes what it is asked."""
+
+    def __init__(self, ptr, notes):
+        self.ptr, self.notes = ptr, notes
+
+    def record(self):
+        self.notes.append(f"record on {self.ptr}")
+        return f"event of {self.ptr}"
+
+    def wait_event(self, event):
+        self.notes.append(f"{self.ptr} waits for {event}")
+
+    def __enter__(self):
+        self.notes.append(f"enter {self.ptr}")
+        return self
+
+    def __exit__(self, *error):
+        self.notes.append(f"leave {self.ptr}")
+
+
+class FakeGpu:
+    """The machine: its memory, its notes of what streams were asked, and the launches that it has run."""
+
+    def __init__(self):
+        self.notes, self.launched, self.allocated = [], [], []
+        self.loaded = 0
+        self.current = FakeStream(5, self.notes)
+
+    def remember(self, x):
+        """An array that kernels may be given."""
+        self.allocated.append(x)
+        return x
+
+    def empty(self, shape, dtype):
+        x = np.empty(shape, dtype).view(FakeArray)
+        if x.dtype.kind != "b":
+            x[...] = np.nan
+        return self.remember(x)
+
+    def alloc(self, count):
+        scratch = self.remember(np.full(count, 0xFF, np.uint8))
+        return SimpleNamespace(ptr=scratch.ctypes.data, keep=scratch)
+
+    def asarray(self, x):
+        """The array on the device: a copy with its strides."""
+        copy = np.array(x, order="K").view(FakeArray)
+        return self.remember(copy)
+
+    def load(self, kernel, signature, ordinal):
+        assert ordinal == 0
+        self.loaded += 1
+        return SimpleNamespace(kernel=kernel, letters=signature.split(","))
+
+    def pointer(self, address):
+        """Where an address points, with the bounds of the allocation that holds it."""
+        if address == 0:
+            return None
+        for x in self.allocated:
+            low, count = x.__array_interface__["data"][0], max(x.nbytes, 1)
+            if low <= address < low + count:
+                memory = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(low))
+                return simulator.Pointer(memory, writable=True) + (address - low)
+        raise AssertionError(f"address {address} lies in no allocation")
+
+    def launch(self, stream, configuration, loaded, *parameters):
+        """`cuda.core.launch`."""
+        rest, arguments = list(parameters), []
+        for letter in loaded.letters:
+            taken = [rest.pop(0) for _ in range(int(letter[1:] or 1))]
+            arguments.append(tuple(taken) if letter[1:] else self.pointer(taken[0]) if letter == "P" else taken[0])
+        assert not rest
+        kernel: Kernel = loaded.kernel
+        assert configuration.block == (kernel.threads, 1, 1) and configuration.shmem_size == kernel.shared_bytes
+        self.launched.append((stream, kernel.name))
+        simulator.launch(kernel.function, configuration.grid[0], kernel.threads, kernel.shared_bytes, arguments)
+
+    @property
+    def cupy(self):
+        """The module."""
+        return SimpleNamespace(
+            __spec__="found",
+            ndarray=FakeArray,
+            empty=self.empty,
+            asarray=self.asarray,
+            asnumpy=lambda x: np.array(x).view(np.ndarray),
+            cuda=SimpleNamespace(
+                alloc=self.alloc,
+                runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+                get_current_stream=lambda: self.current,
+                ExternalStream=lambda handle, device: FakeStream(handle, self.notes),
+                Device=lambda device: nullcontext(),
+            ),
+        )
+
+
+@contextmanager
+def instead_of_cupy(module):
+    """`import cupy` finds this; what else is imported meanwhile stays."""
+    real = sys.modules.get("cupy")
+    sys.modules["cupy"] = module
+    try:
+        yield
+    finally:
+        del sys.modules["cupy"]
+        if real is not None:
+            sys.modules["cupy"] = real
+
+
+@contextmanager
+def fake_gpu():
+    """The package finds this CuPy and this GPU; CuPy arrays are made with its `asarray`."""
+    machine = FakeGpu()
+    gpu_count.cache_clear()
+    with ExitStack() as stack:
+        stack.callback(gpu_count.cache_clear)
+        stack.enter_context(instead_of_cupy(machine.cupy))
+        for module in (config, ladder, planners):
+            stack.enter_context(patch.object(module, "SIMULATED", False))
+        stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))
+        for name in ("load", "cuda_launch", "stream_of"):
+            other = {"load": machine.load, "cuda_launch": machine.launch, "stream_of": lambda handle: handle}[name]
+            stack.enter_context(patch.object(gpu, name, other))
+        yield machine

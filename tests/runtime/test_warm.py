@@ -1,0 +1,87 @@
+"""Kernels compiled ahead of the first call; in processes of their own, where numba compiles."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import numba_flash
+from numba_flash.__main__ import main
+from numba_flash.config import SHARED_BYTES, device_of_arch
+from numba_flash.ladder import FASTEST_FIRST
+from numba_flash.problem import FLOATS
+from numba_flash.simulator import SIMULATED
+from numba_flash.warm import default_jobs
+
+ROOT = Path(numba_flash.__file__).parent.parent
+no_toolkit = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CUDA toolkit for macOS")
+
+
+def run(program, cache):
+    """What a fresh interpreter prints."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "NUMBA_ENABLE_CUDASIM": "0",
+        "NUMBA_FLASH_CACHE_DIR": str(cache),
+    }
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("arch", SHARED_BYTES)
+def test_every_default_kernel_is_a_job_once(arch):
+    jobs = default_jobs(device_of_arch(arch))
+    assert len(set(jobs)) == len(jobs) > 50
+    assert {arch.rstrip("a") for _, _, arch in jobs} == {arch}
+    names = {kernel.name for kernel, _, _ in jobs}
+    assert names == {
+        "delta", "convert", "merge", "softmax_online", "matmul_registers", "flash2_forward", "flash2_backward_keys",
+    }  # fmt: skip
+    assert names - {"delta", "convert", "merge", "flash2_backward_keys"} < set(FASTEST_FIRST)
+    forward = [kernel.config for kernel, _, _ in jobs if kernel.name == "flash2_forward"]
+    assert {config[1] for config in forward} == set(FLOATS)
+    assert {config[0].D for config in forward} == {32, 64, 128, 256}
+    assert {config[2] == "elements" for config in forward} == {True, False}
+
+
+COMPILE = """
+    import json, sys, time
+    from numba_flash.config import device_of_arch
+    from numba_flash.warm import default_jobs
+    from numba_flash.runtime.machine_code import machine_code
+    jobs = [job for job in default_jobs(device_of_arch("sm_80")) if job[0].name == "convert"]
+    code = machine_code(*jobs[0])
+    print(json.dumps([code.symbol, code.registers, len(code.cubin), "numba" in sys.modules]))
+"""
+
+
+@no_toolkit
+def test_what_one_process_compiles_the_next_one_finds(tmp_path):
+    first, second = run(COMPILE, tmp_path), run(COMPILE, tmp_path)
+    assert first[:3] == second[:3] and "convert" in first[0] and first[1] > 0
+    assert (first[3], second[3]) == (True, False)  # the second has no need of a compiler
+    (stored,) = tmp_path.rglob("convert-*")
+    stored.write_bytes(stored.read_bytes()[:-100])
+    assert run(COMPILE, tmp_path)[3]  # a damaged file is as good as none
+
+
+def test_an_unknown_architecture_is_an_error(capsys):
+    assert main(["cache", "warm", "--arch", "sm_61"]) == 2
+    assert "'sm_61' is no architecture that is known here (sm_75, " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SIMULATED, reason="there is a GPU")
+def test_without_a_gpu_an_architecture_must_be_named(capsys):
+    assert main(["cache", "warm"]) == 2
+    assert "there is no GPU here: name an architecture with --arch" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SIMULATED, reason="the compiler is on")
+def test_the_simulator_does_not_compile(capsys):
+    assert main(["cache", "warm", "--arch", "sm_80"]) == 2
+    assert "unset it" in capsys.readouterr().err
