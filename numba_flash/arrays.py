@@ -325,10 +325,11 @@ def describe(x: Any) -> tuple[Any, Description | Unreadable | None]:
     """The array to work on, which is `x` where its library is one of ours, and all that a plan depends on of it."""
     if x is None:
         return None, None
-    if CUPY.is_owner(x):
-        return x, CUPY.describe(x)
-    if TORCH.is_owner(x) and x.is_cuda and not (x.requires_grad or x.is_neg()):
-        return x, TORCH.describe(x)
+    if not NUMPY.is_owner(x):
+        if CUPY.is_owner(x):
+            return x, CUPY.describe(x)
+        if TORCH.is_owner(x) and x.is_cuda and not (x.requires_grad or x.is_neg()):
+            return x, TORCH.describe(x)
     try:
         array = read(x)
     except TypeError as error:
@@ -363,11 +364,26 @@ def tensor_to_numpy(x: Any) -> np.ndarray:
 
 def give_back(result: Any, like: Any) -> Any:
     """A result, an array of a library of ours, as the kind of array that `like`, the caller's first operand, is."""
-    if not TORCH.is_owner(like) or TORCH.is_owner(result):
+    if type(result) is type(like):
         return result
-    if result.dtype == BFLOAT16:
-        return TORCH.torch.from_numpy(result.view(np.int16)).view(TORCH.torch.bfloat16)
-    return TORCH.torch.from_numpy(result)
+    if TORCH.is_owner(like) and not TORCH.is_owner(result):
+        return numpy_to_tensor(result)
+    if is_jax(like):
+        jax = sys.modules["jax"]
+        return jax.numpy.asarray(result) if NUMPY.is_owner(result) else jax.dlpack.from_dlpack(result)
+    return result
+
+
+def numpy_to_tensor(x: np.ndarray) -> Any:
+    """The opposite of `tensor_to_numpy`."""
+    if x.dtype == BFLOAT16:
+        return TORCH.torch.from_numpy(x.view(np.int16)).view(TORCH.torch.bfloat16)
+    return TORCH.torch.from_numpy(x)
+
+
+def is_jax(x: Any) -> bool:
+    """Is `x` an array of JAX, which has been imported if it is?"""
+    return "jax" in sys.modules and isinstance(x, sys.modules["jax"].Array)
 
 
 @cache

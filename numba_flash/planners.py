@@ -119,7 +119,7 @@ def plan_matmul(kernel: Any, complaint: str, out_dtype: Any, *descriptions: Any)
     """Of matmul; descriptions of a and b."""
     a, b = outlined(descriptions)
     request = matmul_request(reasons_of(MATMUL, kernel, complaint), a, b, out_dtype)
-    problems = [(problem, operands) for problem, *operands in request.problems]
+    problems = [(problem, (x, y)) for problem, x, y in request.problems]
     rung = choose(MATMUL, kernel, [problem for problem, _ in problems])
     if runs_on_copies(rung, request.a):
         return CopiesPlan(plan_matmul, (rung.name, "", out_dtype))

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from numba_flash import config, ladder, planners, simulator
-from numba_flash.arrays import gpu_count
+from numba_flash.arrays import NUMPY, gpu_count
 from numba_flash.config import Device
 from numba_flash.runtime import gpu
 from numba_flash.runtime.launch import Kernel
@@ -151,6 +151,8 @@ def fake_gpu():
     with ExitStack() as stack:
         stack.callback(gpu_count.cache_clear)
         stack.enter_context(instead_of_cupy(machine.cupy))
+        host = patch.object(NUMPY, "is_owner", lambda x: isinstance(x, np.ndarray) and not isinstance(x, FakeArray))
+        stack.enter_context(host)
         for module in (config, ladder, planners):
             stack.enter_context(patch.object(module, "SIMULATED", False))
         stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from numba_flash import arrays
+from numba_flash import arrays, flash_attention
 from numba_flash.arrays import fold_leading, give_back, merged_axes, read, stream_handle
 
 from .helpers import DTYPES, Convertible, Exporter, normal
@@ -133,6 +133,25 @@ class TestTorch:
     def test_lazy_negation_and_conjugation(self, torch):
         x = torch.tensor([1 + 2j, 3 - 1j])
         assert np.array_equal(read(x.conj().imag).data, [-2, 1])
+
+
+class TestJax:
+    @pytest.fixture
+    def jax(self):
+        return pytest.importorskip("jax", reason="JAX is not installed")
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_arrays_come_back_as_they_came(self, jax, dtype):
+        q = jax.numpy.asarray(normal(0, 2, 5, 8), dtype=dtype)
+        o, lse = flash_attention(q, q, q, causal=True, return_lse=True)
+        assert isinstance(o, jax.Array) and (o.dtype, o.shape, lse.dtype) == (q.dtype, q.shape, "float32")
+        x = np.asarray(q)
+        for ours, numpys in zip((o, lse), flash_attention(x, x, x, causal=True, return_lse=True), strict=True):
+            assert np.array_equal(np.asarray(ours), numpys)
+
+    def test_a_traced_array_is_refused(self, jax):
+        with pytest.raises(TypeError, match="q: .*Tracer exports no array"):
+            jax.jit(lambda q: flash_attention(q, q, q))(jax.numpy.ones((2, 5, 8)))
 
 
 class TestBroadcast:
