@@ -14,16 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from numba_flash.tiling import round_up
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")} | {"bfloat16": BFLOAT16}
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
 
+APART = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
 ALIGNED = 16  # bytes of the widest load: kernels care where an address lies between two multiples
 
 # All that a plan depends on of an array: its library, shape, strides, dtype (both as the library has them), address
@@ -121,10 +125,25 @@ class CupyLibrary(NumpyLibrary):
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
         return self.cupy.empty(shape, NUMPY_DTYPES[dtype])
 
-    def scratch(self, count: int) -> tuple[int, Any]:
-        """The address of `count` bytes on the current device, and the object that keeps them."""
-        memory = self.cupy.cuda.alloc(count)
-        return memory.ptr, memory
+    def allocate(self, results: Sequence[tuple[Sequence[int], str]], scratch: int, device: int | None) -> Any:
+        """Results of these shapes and dtypes, the address of `scratch` bytes, and what keeps those allocated.
+
+        Scratch is given out again as soon as it is let go, to work on the same stream, which comes later. What a graph
+        captures is run again at other times: there the results keep it.
+        """
+        cupy = self.cupy
+        if not scratch:
+            return [self.empty(shape, dtype, device) for shape, dtype in results], 0, None
+        if not cupy.cuda.get_current_stream().is_capturing():
+            memory = cupy.cuda.alloc(scratch)
+            return [self.empty(shape, dtype, device) for shape, dtype in results], memory.ptr, memory
+        sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in results]
+        memory = cupy.cuda.alloc(sum(sizes) + scratch)
+        places = [memory + sum(sizes[:n]) for n in range(len(results) + 1)]
+        arrays = [
+            cupy.ndarray(shape, NUMPY_DTYPES[dtype], x) for (shape, dtype), x in zip(results, places, strict=False)
+        ]
+        return arrays, places[-1].ptr, memory
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
@@ -194,9 +213,14 @@ class TorchLibrary:
         torch = self.torch
         return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=torch.device("cuda", device))
 
-    def scratch(self, count: int) -> tuple[int, Any]:
-        memory = self.torch.empty(count, dtype=self.torch.uint8, device="cuda")
-        return memory.data_ptr(), memory
+    def allocate(self, results: Sequence[tuple[Sequence[int], str]], scratch: int, device: int | None) -> Any:
+        """As `CupyLibrary.allocate`; a graph that torch captures has memory of its own, which no one else is given."""
+        arrays = [self.empty(shape, dtype, device) for shape, dtype in results]
+        if not scratch:
+            return arrays, 0, None
+        torch = self.torch
+        memory = torch.empty(scratch, dtype=torch.uint8, device=torch.device("cuda", device))
+        return arrays, memory.data_ptr(), memory
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())

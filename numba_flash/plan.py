@@ -12,13 +12,11 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any
 
-from numba_flash.arrays import CUPY, ITEMSIZE, NUMPY, Array, describe, stream_handle, to_gpu, to_host, wrap
+from numba_flash.arrays import APART, CUPY, ITEMSIZE, NUMPY, Array, describe, stream_handle, to_gpu, to_host, wrap
 from numba_flash.outline import Outline, Outlines
 from numba_flash.problem import Operands
 from numba_flash.runtime import Launch, Written, launch
 from numba_flash.tiling import round_up
-
-APART = 256  # bytes: scratch arrays start on such multiples, as allocations of their own do
 
 
 @dataclass(frozen=True)
@@ -41,24 +39,16 @@ Step = Fill | HostCall | Launch
 
 
 @dataclass(frozen=True)
-class Made:
-    """An array that a call makes: a result, or scratch, which lies `offset` bytes into the one allocation for that."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int | None
-
-
-@dataclass(frozen=True)
 class HostPlan:
-    """A call on host memory: the CPU path's, or the simulator's."""
+    """A call on host memory: the CPU path's, or the simulator's; shapes and dtypes of results and scratch, and steps."""
 
-    made: tuple[Made, ...]
+    results: tuple[tuple[tuple[int, ...], str], ...]
+    scratch: tuple[tuple[tuple[int, ...], str], ...]
     steps: tuple[Step, ...]
 
     def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
         """The results, NumPy arrays."""
-        made = [NUMPY.empty(x.shape, x.dtype, None) for x in self.made]
+        made = [NUMPY.empty(shape, dtype, None) for shape, dtype in (*self.results, *self.scratch)]
         memory = [*operands, *made]
         for step in self.steps:
             if isinstance(step, Fill):
@@ -67,7 +57,7 @@ class HostPlan:
                 launch(replace(step, args=bound(step.args, memory)))
             else:
                 step.function(*bound(step.args, memory))
-        return [x for x, what in zip(made, self.made, strict=True) if what.offset is None]
+        return made[: len(self.results)]
 
 
 def bound(x: Any, memory: Sequence[Any]) -> Any:
@@ -88,6 +78,8 @@ class GpuPlan:
 
     library, device : of the results
     addresses : for each operand, its library's way to look up an address
+    results : their shapes and dtypes
+    scratch : where scratch arrays begin in an allocation of `scratch_bytes`
     fills : numbers of results, and what all their elements are
     starts : a `runtime.gpu.Start` for each kernel
     """
@@ -95,7 +87,8 @@ class GpuPlan:
     library: Any
     device: int
     addresses: tuple[Callable[[Any], int], ...]
-    made: tuple[Made, ...]
+    results: tuple[tuple[tuple[int, ...], str], ...]
+    scratch: tuple[int, ...]
     scratch_bytes: int
     fills: tuple[tuple[int, float], ...]
     starts: tuple[Any, ...]
@@ -114,17 +107,11 @@ class GpuPlan:
 
     def start(self, operands: Sequence[Any], handle: int) -> list[Any]:
         """The same on the stream with this handle, which is the library's current one."""
-        library, device = self.library, self.device
+        library = self.library
         memory = [address(x) for address, x in zip(self.addresses, operands, strict=True)]
-        # Scratch is given back on return, and given out again on this stream alone: after the kernels that use it.
-        base, _scratch = library.scratch(self.scratch_bytes) if self.scratch_bytes else (0, None)
-        results = []
-        for x in self.made:
-            if x.offset is None:
-                results.append(library.empty(x.shape, x.dtype, device))
-                memory.append(library.address(results[-1]))
-            else:
-                memory.append(base + x.offset)
+        results, scratch, _kept = library.allocate(self.results, self.scratch_bytes, self.device)
+        memory += map(library.address, results)
+        memory += [scratch + offset for offset in self.scratch]
         for n, value in self.fills:
             results[n][...] = value
         for start in self.starts:
@@ -150,29 +137,27 @@ Plan = HostPlan | GpuPlan | CopiesPlan
 
 
 def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequence[Step]) -> HostPlan | GpuPlan:
-    """The plan of a call, from its operands' descriptions and the outlines of its results and steps."""
-    library, device, count = results[0].library, results[0].device, len(descriptions)
-    shapes = {x.data.source - count: x.shape for x in results}
-    assert list(shapes) == sorted(shapes)
-    made, scratch_bytes = [], 0
-    for n, (shape, dtype) in enumerate(library.made):
-        if n in shapes:
-            made.append(Made(shapes[n], dtype, None))
-        else:
-            made.append(Made(shape, dtype, scratch_bytes))
-            scratch_bytes += round_up(prod(shape) * ITEMSIZE[dtype], APART)
+    """The plan of a call, from its operands' descriptions and the outlines of its results and steps.
+
+    The results are the first arrays that the call makes, in order; the others are scratch.
+    """
+    library, device, count = results[0].library, results[0].device, len(results)
+    assert [x.data.source for x in results] == [len(descriptions) + n for n in range(count)]
+    returned = tuple((x.shape, x.dtype) for x in results)
+    scratch = library.made[count:]
     if device is None:
-        return HostPlan(tuple(made), tuple(steps))
+        return HostPlan(returned, tuple(scratch), tuple(steps))
     from numba_flash.runtime.gpu import prepare  # cuda.core, which no call on the CPU path needs
 
-    sources = [x.data.source for x in results]
+    sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in scratch]
     return GpuPlan(
         library=descriptions[0][0],
         device=device,
         addresses=tuple(no_address if x is None else x[0].address for x in descriptions),
-        made=tuple(made),
-        scratch_bytes=scratch_bytes,
-        fills=tuple((sources.index(x.array.data.source), x.value) for x in steps if isinstance(x, Fill)),
+        results=returned,
+        scratch=tuple(sum(sizes[:n]) for n in range(len(sizes))),
+        scratch_bytes=sum(sizes),
+        fills=tuple((x.array.data.source - len(descriptions), x.value) for x in steps if isinstance(x, Fill)),
         starts=tuple(prepare(x, device) for x in steps if isinstance(x, Launch) and x.grid),
     )
 

@@ -22,7 +22,10 @@ DEVICE = Device("fake", (9, 0), 227 * 1024)
 
 
 class FakeArray(np.ndarray):
-    """`cupy.ndarray`: its `data` is a pointer on a device."""
+    """`cupy.ndarray`: its `data` is a pointer on a device, and it can be made on one."""
+
+    def __new__(cls, shape, dtype, memory):
+        return memory.array(shape, dtype)
 
     @property
     def data(self):
@@ -34,11 +37,33 @@ class FakeArray(np.ndarray):
         return SimpleNamespace(id=0)
 
 
+class FakeMemory:
+    """`cupy.cuda.MemoryPointer`."""
+
+    def __init__(self, memory, offset=0):
+        self.memory, self.offset = memory, offset
+
+    @property
+    def ptr(self):
+        return self.memory.ctypes.data + self.offset
+
+    def __add__(self, offset):
+        return FakeMemory(self.memory, self.offset + offset)
+
+    def array(self, shape, dtype):
+        """`cupy.ndarray(shape, dtype, memory)`."""
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.memory[self.offset : self.offset + count].view(dtype).reshape(shape).view(FakeArray)
+
+
 class FakeStream:
     """A stream that notes what it is asked."""
 
     def __init__(self, ptr, notes):
-        self.ptr, self.notes = ptr, notes
+        self.ptr, self.notes, self.capturing = ptr, notes, False
+
+    def is_capturing(self):
+        return self.capturing
 
     def record(self):
         self.notes.append(f"record on {self.ptr}")
@@ -75,8 +100,7 @@ class FakeGpu:
         return self.remember(x)
 
     def alloc(self, count):
-        scratch = self.remember(np.full(count, 0xFF, np.uint8))
-        return SimpleNamespace(ptr=scratch.ctypes.data, keep=scratch)
+        return FakeMemory(self.remember(np.full(count, 0xFF, np.uint8)))
 
     def asarray(self, x):
         """The array on the device: a copy with its strides."""
