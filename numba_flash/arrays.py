@@ -139,11 +139,9 @@ class CupyLibrary(NumpyLibrary):
             return [self.empty(shape, dtype, device) for shape, dtype in results], memory.ptr, memory
         sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in results]
         memory = cupy.cuda.alloc(sum(sizes) + scratch)
-        places = [memory + sum(sizes[:n]) for n in range(len(results) + 1)]
-        arrays = [
-            cupy.ndarray(shape, NUMPY_DTYPES[dtype], x) for (shape, dtype), x in zip(results, places, strict=False)
-        ]
-        return arrays, places[-1].ptr, memory
+        *places, behind = (memory + sum(sizes[:n]) for n in range(len(results) + 1))
+        pairs = zip(results, places, strict=True)
+        return [cupy.ndarray(shape, NUMPY_DTYPES[dtype], place) for (shape, dtype), place in pairs], behind.ptr, memory
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])

@@ -40,7 +40,7 @@ Step = Fill | HostCall | Launch
 
 @dataclass(frozen=True)
 class HostPlan:
-    """A call on host memory: the CPU path's, or the simulator's; shapes and dtypes of results and scratch, and steps."""
+    """A call on host memory, for the CPU path or the simulator: shapes and dtypes of what it makes, and its steps."""
 
     results: tuple[tuple[tuple[int, ...], str], ...]
     scratch: tuple[tuple[tuple[int, ...], str], ...]
