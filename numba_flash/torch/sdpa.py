@@ -1,0 +1,92 @@
+"""torch.nn.functional.scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from numba_flash.torch.attention import flash_attention
+from numba_flash.torch.drop_in import autocast, refuse_dropout
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """torch.nn.functional.scaled_dot_product_attention with torch's meaning.
+
+    Parameters
+    ----------
+    query : tensor (..., Hq, L, E)
+        float16, bfloat16, float32 or float64; under torch.autocast all but float64 become its dtype.
+    key, value : tensors (..., H, S, E) and (..., H, S, Ev)
+        H is Hq unless `enable_gqa`. Leading axes broadcast.
+    attn_mask : tensor that broadcasts to (..., Hq, L, S), optional
+        bool: True takes part. Float: added to the scores; of any float dtype; it gets no gradient.
+    dropout_p : float
+        0.0 only.
+    is_causal : bool
+        Query i sees keys j <= i: the mask is aligned to the top left corner, unlike that of
+        `numba_flash.torch.flash_attention`.
+    scale : float, optional
+        1/sqrt(E) by default.
+    enable_gqa : bool
+        Hq may be a multiple of H: query head h reads KV head h // (Hq // H).
+
+    Returns
+    -------
+    tensor (..., Hq, L, Ev) of query's dtype, contiguous
+        Zeros for a query that sees no key, as torch gives since 2.5.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dropout_p is not 0, if attn_mask is given together with is_causal, if attn_mask requires grad while grad mode
+        is on, and if shapes or dtypes do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> query, key, value = torch.randn(3, 1, 2, 5, 4).unbind()
+    >>> ours = scaled_dot_product_attention(query, key, value, is_causal=True)
+    >>> theirs = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    >>> torch.allclose(ours, theirs, atol=1e-6)
+    True
+    """
+    refuse_dropout("scaled_dot_product_attention", dropout_p)
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention: attn_mask and is_causal exclude each other.")
+    query, key, value = autocast(*broadcast(query, key, value, kept=3 if enable_gqa else 2))
+    position: dict[str, Any] = {"causal": True, "q_offset": 0} if is_causal else {}
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        return flash_attention(query, key, value, scale=scale, mask=attn_mask)
+    return flash_attention(query, key, value, scale=scale, bias=attn_mask, **position)
+
+
+def broadcast(query: Any, key: Any, value: Any, kept: int) -> tuple[Any, Any, Any]:
+    """The tensors with common leading axes before the last `kept` axes, repeated by strides of 0 where they lack some.
+
+    Raises ValueError where they do not fit.
+    """
+    tensors = (query, key, value)
+    shapes = [x.shape[:-kept] for x in tensors]
+    if shapes[0] == shapes[1] == shapes[2]:
+        return tensors
+    try:
+        lead = torch.broadcast_shapes(*shapes)
+    except RuntimeError as error:
+        advice = "" if kept > 2 else " (heads included: enable_gqa=True lets several query heads share a KV head)"
+        raise ValueError(
+            f"scaled_dot_product_attention: leading axes do not broadcast{advice}: query {tuple(query.shape)}, "
+            f"key {tuple(key.shape)}, value {tuple(value.shape)}."
+        ) from error
+    query, key, value = (x.expand(*lead, *x.shape[-kept:]) for x in tensors)
+    return query, key, value
