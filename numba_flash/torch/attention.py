@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-import numba_flash
 from numba_flash.ladder import BACKWARD, check_kernel
 from numba_flash.problem import Reasons
 from numba_flash.torch import operator
-from numba_flash.torch.eager import Attention, detached
+from numba_flash.torch.eager import Attention, Call, forward
 
 
 def flash_attention(
@@ -79,26 +78,40 @@ def flash_attention(
     >>> torch.allclose(dv.sum(dim=1), torch.tensor(5.0))  # each of 5 rows of P sums to 1
     True
     """
-    extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
-    check_operands(q, k, v, extra)
-    if recorded(q):
-        left, right = (None, None) if window is None else window
-        o, lse = operator.forward(
-            q, k, v, *extra.values(), causal, q_offset, left, right, scale, softcap, deterministic, kernel
-        )
-        return (o, lse) if return_lse else o
     options = {
         "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap, "kernel": kernel,
     }  # fmt: skip
+    extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
+    o, lse = attend(q, k, v, options, extra, deterministic)
+    return (o, lse) if return_lse else o
+
+
+def attend(
+    q: Any,
+    k: Any,
+    v: Any,
+    options: dict[str, Any],
+    extra: dict[str, Any],
+    deterministic: bool = False,
+    heads_last: bool = False,
+) -> tuple[Any, Any]:
+    """o and lse.
+
+    `extra` holds the options that are tensors or None, `options` the others. With `heads_last` q, k, v and o are
+    (B, N, H, d).
+    """
+    check_tensors(q, k, v)
+    extra = {key: x for key, x in extra.items() if x is not None}
+    if extra:
+        check_extra(extra)
+    call = Call(options, tuple(extra), deterministic, heads_last)
+    if recorded(q):
+        return operator.record(call, q, k, v, *extra.values())
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        if kernel != "auto":
-            check_family(kernel)
-        o, lse = Attention.apply(q, k, v, extra, options, deterministic)
-        return (o, lse) if return_lse else o
-    extra = {key: detached(x) for key, x in extra.items()}
-    return numba_flash.flash_attention(
-        detached(q), detached(k), detached(v), **extra, **options, return_lse=return_lse
-    )
+        if options["kernel"] != "auto":
+            check_family(options["kernel"])
+        return Attention.apply(call, q, k, v, *extra.values())
+    return forward(call, q, k, v, *extra.values())
 
 
 def recorded(q: torch.Tensor) -> bool:
@@ -106,20 +119,22 @@ def recorded(q: torch.Tensor) -> bool:
     return torch.compiler.is_compiling() or type(q) is not torch.Tensor or q.is_meta
 
 
-def check_operands(q: Any, k: Any, v: Any, extra: dict[str, Any]) -> None:
-    """Everything is a tensor or left out, and whatever needs a gradient gets one."""
+def check_tensors(q: Any, k: Any, v: Any) -> None:
+    """The operands are tensors."""
     for operand, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"flash_attention: {operand} is {type(x).__name__} (needs a torch.Tensor).")
-    for operand, x in extra.items():
-        if x is None:
-            continue
+
+
+def check_extra(extra: dict[str, Any]) -> None:
+    """The options are tensors, and none of them waits for a gradient."""
+    for option, x in extra.items():
         if not isinstance(x, torch.Tensor):
-            raise TypeError(f"flash_attention: {operand} is {type(x).__name__} (needs a torch.Tensor or None).")
+            raise TypeError(f"flash_attention: {option} is {type(x).__name__} (needs a torch.Tensor or None).")
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                f"flash_attention: {operand} requires grad, and only q, k and v get gradients in this version; pass "
-                f"{operand}.detach(), or call under torch.no_grad()."
+                f"flash_attention: {option} requires grad, and only q, k and v get gradients in this version; pass "
+                f"{option}.detach(), or call under torch.no_grad()."
             )
 
 

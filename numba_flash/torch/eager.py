@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import numba_flash
 
 
-def detached(x: Any) -> Any:
-    """The tensor without its history, which numba_flash refuses to lose by itself; None stays None."""
-    return x.detach() if x is not None and x.requires_grad else x
+class Call(NamedTuple):
+    """What a call says besides its tensors.
+
+    options : keyword arguments of `numba_flash.flash_attention`
+    names : those of the options that are tensors
+    deterministic : as in `numba_flash.flash_attention_backward`
+    heads_last : q, k, v and o are (B, N, H, d)
+    """
+
+    options: dict[str, Any]
+    names: tuple[str, ...] = ()
+    deterministic: bool = False
+    heads_last: bool = False
+
+
+def detached(*tensors: Any) -> list[Any]:
+    """The tensors without their histories, which numba_flash refuses to lose by itself; None stays None."""
+    return [x.detach() if x is not None and x.requires_grad else x for x in tensors]
+
+
+def swapped(*tensors: Any) -> list[Any]:
+    """Views with heads and positions swapped: of (B, N, H, d) as (B, H, N, d), and back."""
+    return [x.transpose(1, 2) for x in tensors]
+
+
+def forward(call: Call, q: Any, k: Any, v: Any, *extra: Any) -> tuple[Any, Any]:
+    """o, contiguous, and lse; `extra` are the tensors that `call.names` names."""
+    qkv, options = detached(q, k, v), dict(zip(call.names, detached(*extra), strict=True))
+    if call.heads_last:
+        qkv = swapped(*qkv)
+    o, lse = numba_flash.flash_attention(*qkv, **call.options, **options, return_lse=True)
+    return o.transpose(1, 2).contiguous() if call.heads_last else o, lse
+
+
+def backward(
+    call: Call, do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, *extra: Any
+) -> tuple[Any, Any, Any]:
+    """dq, dk and dv; arguments as in `forward`."""
+    operands, options = detached(do, q, k, v, o), dict(zip(call.names, detached(*extra), strict=True))
+    if call.heads_last:
+        operands = swapped(*operands)
+    lse, dlse = detached(lse, dlse)
+    gradients = numba_flash.flash_attention_backward(
+        *operands, lse, **call.options, **options, dlse=dlse, deterministic=call.deterministic
+    )
+    return tuple(swapped(*gradients)) if call.heads_last else gradients
 
 
 class Attention(torch.autograd.Function):
     """o and lse as functions of q, k and v."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Any, k: Any, v: Any, extra: dict[str, Any], options: dict[str, Any], deterministic: bool
-    ) -> Any:
-        """`extra` holds the options that are tensors or None, `options` the others."""
-        q, k, v = detached(q), detached(k), detached(v)
-        o, lse = numba_flash.flash_attention(q, k, v, **extra, **options, return_lse=True)
-        ctx.save_for_backward(q, k, v, o, lse, *extra.values())
-        ctx.extra, ctx.options, ctx.deterministic = tuple(extra), options, deterministic
+    def forward(ctx: Any, call: Call, q: Any, k: Any, v: Any, *extra: Any) -> Any:
+        o, lse = forward(call, q, k, v, *extra)
+        ctx.save_for_backward(q, k, v, o, lse, *extra)
+        ctx.call = call
         ctx.set_materialize_grads(False)
         return o, lse
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, do: Any, dlse: Any) -> Any:
         q, k, v, o, lse, *extra = ctx.saved_tensors
-        do = torch.zeros_like(o) if do is None else detached(do)
-        dq, dk, dv = numba_flash.flash_attention_backward(
-            do, q, k, v, o, lse, **dict(zip(ctx.extra, extra, strict=True)), **ctx.options,
-            dlse=detached(dlse), deterministic=ctx.deterministic,
-        )  # fmt: skip
-        return dq, dk, dv, None, None, None
+        do = torch.zeros_like(o) if do is None else do
+        compute = Gradients.apply if torch.is_grad_enabled() else backward  # enabled by create_graph=True
+        return None, *compute(ctx.call, do, q, k, v, o, lse, dlse, *extra), *[None] * len(extra)
+
+
+class Gradients(torch.autograd.Function):
+    """The gradients as results that torch knows to depend on q, k and v, so that none of them is lost silently."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Any) -> Any:
+        return backward(call, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError("flash_attention: its gradients cannot be differentiated again (no second derivatives).")

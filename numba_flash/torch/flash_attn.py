@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from numba_flash.torch.attention import flash_attention
+from numba_flash.torch.attention import attend
 from numba_flash.torch.drop_in import autocast, refuse_dropout
 
 
@@ -78,17 +78,13 @@ def flash_attn_func(
     for operand, x in (("q", q), ("k", k), ("v", v)):
         check_shape("flash_attn_func", operand, x, "(B, N, H, d)", x.ndim == 4)
     left, right = window_size
-    out, lse = flash_attention(
-        *(x.transpose(1, 2) for x in autocast(q, k, v)),
-        causal=causal,
-        window=(left if left >= 0 else None, right if right >= 0 else None),
-        scale=softmax_scale,
-        softcap=softcap if softcap > 0 else None,
-        alibi_slopes=alibi_slopes,
-        return_lse=True,
-        deterministic=deterministic,
-    )
-    out = out.transpose(1, 2).contiguous()
+    options = {
+        "causal": causal, "q_offset": None, "scale": softmax_scale, "kernel": "auto",
+        "window": (left if left >= 0 else None, right if right >= 0 else None),
+        "softcap": softcap if softcap > 0 else None,
+    }  # fmt: skip
+    q, k, v = autocast(q, k, v)
+    out, lse = attend(q, k, v, options, {"alibi_slopes": alibi_slopes}, deterministic, heads_last=True)
     return (out, lse, None) if return_attn_probs else out
 
 

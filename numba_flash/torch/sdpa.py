@@ -30,7 +30,8 @@ def scaled_dot_product_attention(
     key, value : tensors (..., H, S, E) and (..., H, S, Ev)
         H is Hq unless `enable_gqa`. Leading axes broadcast.
     attn_mask : tensor that broadcasts to (..., Hq, L, S), optional
-        bool: True takes part. Float: added to the scores; of any float dtype; it gets no gradient.
+        bool: True takes part. Float: added to the scores; of any float dtype; it gets no gradient. Or a causal bias
+        of torch.nn.attention.bias.
     dropout_p : float
         0.0 only.
     is_causal : bool
@@ -64,11 +65,26 @@ def scaled_dot_product_attention(
     refuse_dropout("scaled_dot_product_attention", dropout_p)
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: attn_mask and is_causal exclude each other.")
+    position = {"causal": True, "q_offset": 0} if is_causal else causal_bias(attn_mask)
+    if position and not is_causal:
+        attn_mask = None
+    masks = attn_mask is not None and attn_mask.dtype == torch.bool
     query, key, value = autocast(*broadcast(query, key, value, kept=3 if enable_gqa else 2))
-    position: dict[str, Any] = {"causal": True, "q_offset": 0} if is_causal else {}
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        return flash_attention(query, key, value, scale=scale, mask=attn_mask)
-    return flash_attention(query, key, value, scale=scale, bias=attn_mask, **position)
+    return flash_attention(query, key, value, scale=scale, **{"mask" if masks else "bias": attn_mask}, **position)
+
+
+def causal_bias(attn_mask: Any) -> dict[str, Any]:
+    """What a torch.nn.attention.bias.CausalBias says of positions, as options; none for another mask.
+
+    It is a tensor without meaningful elements.
+    """
+    if attn_mask is None or type(attn_mask) is torch.Tensor:
+        return {}
+    from torch.nn.attention.bias import CausalBias, CausalVariant  # slow to import, but whoever made one has
+
+    if not isinstance(attn_mask, CausalBias):
+        return {}
+    return {"causal": True, "q_offset": 0 if attn_mask.variant == CausalVariant.UPPER_LEFT else None}
 
 
 def broadcast(query: Any, key: Any, value: Any, kept: int) -> tuple[Any, Any, Any]:
