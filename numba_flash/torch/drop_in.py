@@ -11,8 +11,8 @@ def refuse_dropout(function: str, dropout_p: float) -> None:
     """There is none."""
     if dropout_p != 0:
         raise ValueError(
-            f"{function}: dropout_p={dropout_p} (needs 0.0): numba_flash computes exact attention and drops no weights. "
-            "Set the model's attention dropout to 0, or call its eval() if it passes 0.0 then."
+            f"{function}: dropout_p={dropout_p} (needs 0.0): attention here is exact, and drops no weights. Set the "
+            "model's attention dropout to 0, or call its eval() if it passes 0.0 then."
         )
 
 
