@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from numba_flash.ladder import BACKWARD, check_kernel
-from numba_flash.problem import Reasons
 from numba_flash.torch import operator
+from numba_flash.torch.checks import check_extra, check_family, check_tensors
 from numba_flash.torch.eager import Attention, Call, forward
 
 
@@ -32,7 +31,8 @@ def flash_attention(
     """Exact softmax attention, differentiable in q, k and v, without the score matrix in memory.
 
     It launches on torch's current stream (``with torch.cuda.stream(s):``), as its gradient does, and leaves dtypes as
-    they are under torch.autocast. torch.compile records it as one operator.
+    they are under torch.autocast. torch.compile records it as one operator. It has no second derivative and no rule for
+    the transforms of torch.func.
 
     Parameters
     ----------
@@ -78,10 +78,12 @@ def flash_attention(
     >>> torch.allclose(dv.sum(dim=1), torch.tensor(5.0))  # each of 5 rows of P sums to 1
     True
     """
+    check_tensors("flash_attention", q=q, k=k, v=v)
+    extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
+    check_extra("flash_attention", **extra)
     options = {
         "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap, "kernel": kernel,
     }  # fmt: skip
-    extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
     o, lse = attend(q, k, v, options, extra, deterministic)
     return (o, lse) if return_lse else o
 
@@ -95,15 +97,12 @@ def attend(
     deterministic: bool = False,
     heads_last: bool = False,
 ) -> tuple[Any, Any]:
-    """o and lse.
+    """o and lse of operands that have been checked.
 
     `extra` holds the options that are tensors or None, `options` the others. With `heads_last` q, k, v and o are
     (B, N, H, d).
     """
-    check_tensors(q, k, v)
     extra = {key: x for key, x in extra.items() if x is not None}
-    if extra:
-        check_extra(extra)
     call = Call(options, tuple(extra), deterministic, heads_last)
     if recorded(q):
         return operator.record(call, q, k, v, *extra.values())
@@ -117,29 +116,3 @@ def attend(
 def recorded(q: torch.Tensor) -> bool:
     """Does torch look at the call instead of running it (torch.compile, torch.export, fake and meta tensors)?"""
     return torch.compiler.is_compiling() or type(q) is not torch.Tensor or q.is_meta
-
-
-def check_tensors(q: Any, k: Any, v: Any) -> None:
-    """The operands are tensors."""
-    for operand, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"flash_attention: {operand} is {type(x).__name__} (needs a torch.Tensor).")
-
-
-def check_extra(extra: dict[str, Any]) -> None:
-    """The options are tensors, and none of them waits for a gradient."""
-    for option, x in extra.items():
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"flash_attention: {option} is {type(x).__name__} (needs a torch.Tensor or None).")
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"flash_attention: {option} requires grad, and only q, k and v get gradients in this version; pass "
-                f"{option}.detach(), or call under torch.no_grad()."
-            )
-
-
-def check_family(kernel: str) -> None:
-    """A named kernel must have a backward pass, too."""
-    reasons = Reasons("flash_attention")
-    check_kernel(reasons, BACKWARD, kernel)
-    reasons.raise_if_any()

@@ -36,25 +36,27 @@ def swapped(*tensors: Any) -> list[Any]:
 
 def forward(call: Call, q: Any, k: Any, v: Any, *extra: Any) -> tuple[Any, Any]:
     """o, contiguous, and lse; `extra` are the tensors that `call.names` names."""
-    qkv, options = detached(q, k, v), dict(zip(call.names, detached(*extra), strict=True))
-    if call.heads_last:
-        qkv = swapped(*qkv)
-    o, lse = numba_flash.flash_attention(*qkv, **call.options, **options, return_lse=True)
-    return o.transpose(1, 2).contiguous() if call.heads_last else o, lse
+    q, k, v = detached(q, k, v)
+    options = {**call.options, **dict(zip(call.names, detached(*extra), strict=True))}
+    if not call.heads_last:
+        return numba_flash.flash_attention(q, k, v, **options, return_lse=True)
+    q, k, v = swapped(q, k, v)
+    o, lse = numba_flash.flash_attention(q, k, v, **options, return_lse=True)
+    return o.transpose(1, 2).contiguous(), lse
 
 
 def backward(
     call: Call, do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, *extra: Any
 ) -> tuple[Any, Any, Any]:
     """dq, dk and dv; arguments as in `forward`."""
-    operands, options = detached(do, q, k, v, o), dict(zip(call.names, detached(*extra), strict=True))
-    if call.heads_last:
-        operands = swapped(*operands)
-    lse, dlse = detached(lse, dlse)
-    gradients = numba_flash.flash_attention_backward(
-        *operands, lse, **call.options, **options, dlse=dlse, deterministic=call.deterministic
-    )
-    return tuple(swapped(*gradients)) if call.heads_last else gradients
+    do, q, k, v, o, lse, dlse = detached(do, q, k, v, o, lse, dlse)
+    options = {**call.options, **dict(zip(call.names, detached(*extra), strict=True))}
+    options.update(dlse=dlse, deterministic=call.deterministic)
+    if not call.heads_last:
+        return numba_flash.flash_attention_backward(do, q, k, v, o, lse, **options)
+    do, q, k, v, o = swapped(do, q, k, v, o)
+    dq, dk, dv = swapped(*numba_flash.flash_attention_backward(do, q, k, v, o, lse, **options))
+    return dq, dk, dv
 
 
 class Attention(torch.autograd.Function):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from numba_flash.torch.attention import attend
-from numba_flash.torch.drop_in import autocast, refuse_dropout
+from numba_flash.torch.autocast import autocast
+from numba_flash.torch.checks import check_dropout, check_extra, check_shape, check_tensors
 
 
 def flash_attn_func(
@@ -62,7 +63,8 @@ def flash_attn_func(
     Raises
     ------
     TypeError, ValueError
-        If dropout_p is not 0, if alibi_slopes requires grad while grad mode is on, and if shapes or dtypes do not fit.
+        If q, k or v is no tensor of four axes, if dropout_p is not 0, if alibi_slopes requires grad while grad mode is
+        on, and as in `numba_flash.flash_attention`.
 
     Examples
     --------
@@ -74,7 +76,9 @@ def flash_attn_func(
     >>> torch.allclose(out[:, 0], v[:, 0])  # the first query sees the first key alone
     True
     """
-    refuse_dropout("flash_attn_func", dropout_p)
+    check_tensors("flash_attn_func", q=q, k=k, v=v)
+    check_extra("flash_attn_func", alibi_slopes=alibi_slopes)
+    check_dropout("flash_attn_func", dropout_p)
     for operand, x in (("q", q), ("k", k), ("v", v)):
         check_shape("flash_attn_func", operand, x, "(B, N, H, d)", x.ndim == 4)
     left, right = window_size
@@ -100,9 +104,25 @@ def flash_attn_kvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash_attn.flash_attn_kvpacked_func: `flash_attn_func` of q (B, Nq, Hq, d) and kv (B, Nk, 2, Hk, d).
+    """flash_attn.flash_attn_kvpacked_func: `flash_attn_func` with keys and values in one tensor.
 
-    Keys and values are read where they are, without a copy. All else is as in `flash_attn_func`.
+    Parameters
+    ----------
+    q : tensor (B, Nq, Hq, d)
+    kv : tensor (B, Nk, 2, Hk, d) of q's dtype
+        Keys and values, read where they are, without a copy.
+    dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic, return_attn_probs
+        As in `flash_attn_func`.
+
+    Returns
+    -------
+    out, or (out, softmax_lse, None) with return_attn_probs
+        As from `flash_attn_func`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If kv has another shape, and as in `flash_attn_func`.
 
     Examples
     --------
@@ -111,10 +131,12 @@ def flash_attn_kvpacked_func(
     >>> torch.equal(flash_attn_kvpacked_func(q, kv), flash_attn_func(q, kv[:, :, 0], kv[:, :, 1]))
     True
     """
+    check_tensors("flash_attn_kvpacked_func", kv=kv)
     packed = kv.ndim == 5 and kv.shape[2] == 2
     check_shape("flash_attn_kvpacked_func", "kv", kv, "(B, N, 2, H, d)", packed)
+    k, v = kv.unbind(2)
     return flash_attn_func(
-        q, *kv.unbind(2), dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
         return_attn_probs,
     )  # fmt: skip
 
@@ -130,9 +152,24 @@ def flash_attn_qkvpacked_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
 ) -> Any:
-    """flash_attn.flash_attn_qkvpacked_func: `flash_attn_func` of qkv (B, N, 3, H, d).
+    """flash_attn.flash_attn_qkvpacked_func: `flash_attn_func` with all operands in one tensor.
 
-    Queries, keys and values are read where they are, without a copy. All else is as in `flash_attn_func`.
+    Parameters
+    ----------
+    qkv : tensor (B, N, 3, H, d)
+        Queries, keys and values, read where they are, without a copy.
+    dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic, return_attn_probs
+        As in `flash_attn_func`.
+
+    Returns
+    -------
+    out, or (out, softmax_lse, None) with return_attn_probs
+        As from `flash_attn_func`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If qkv has another shape, and as in `flash_attn_func`.
 
     Examples
     --------
@@ -141,15 +178,11 @@ def flash_attn_qkvpacked_func(
     >>> torch.equal(flash_attn_qkvpacked_func(qkv), flash_attn_func(*qkv.unbind(2)))
     True
     """
+    check_tensors("flash_attn_qkvpacked_func", qkv=qkv)
     packed = qkv.ndim == 5 and qkv.shape[2] == 3
     check_shape("flash_attn_qkvpacked_func", "qkv", qkv, "(B, N, 3, H, d)", packed)
+    q, k, v = qkv.unbind(2)
     return flash_attn_func(
-        *qkv.unbind(2), dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
         return_attn_probs,
     )  # fmt: skip
-
-
-def check_shape(function: str, operand: str, x: Any, needs: str, fits: bool) -> None:
-    """An operand of another layout would be read in a wrong order, not refused."""
-    if not fits:
-        raise ValueError(f"{function}: {operand} has shape {tuple(x.shape)} (needs {needs}).")

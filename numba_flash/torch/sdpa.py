@@ -6,8 +6,14 @@ from typing import Any
 
 import torch
 
-from numba_flash.torch.attention import flash_attention
-from numba_flash.torch.drop_in import autocast, refuse_dropout
+from numba_flash.torch.attention import attend
+from numba_flash.torch.autocast import autocast
+from numba_flash.torch.checks import check_dropout, check_extra, check_tensors
+
+NAME = "scaled_dot_product_attention"
+ANYWHERE = {"causal": False, "q_offset": None}
+TOP_LEFT = {"causal": True, "q_offset": 0}
+BOTTOM_RIGHT = {"causal": True, "q_offset": None}
 
 
 def scaled_dot_product_attention(
@@ -50,8 +56,8 @@ def scaled_dot_product_attention(
     Raises
     ------
     TypeError, ValueError
-        If dropout_p is not 0, if attn_mask is given together with is_causal, if attn_mask requires grad while grad mode
-        is on, and if shapes or dtypes do not fit.
+        If an operand is no tensor, if leading axes do not broadcast, if dropout_p is not 0, if attn_mask is given
+        together with is_causal or requires grad while grad mode is on, and as in `numba_flash.flash_attention`.
 
     Examples
     --------
@@ -62,29 +68,27 @@ def scaled_dot_product_attention(
     >>> torch.allclose(ours, theirs, atol=1e-6)
     True
     """
-    refuse_dropout("scaled_dot_product_attention", dropout_p)
-    if is_causal and attn_mask is not None:
-        raise ValueError("scaled_dot_product_attention: attn_mask and is_causal exclude each other.")
-    position = {"causal": True, "q_offset": 0} if is_causal else causal_bias(attn_mask)
-    if position and not is_causal:
-        attn_mask = None
-    masks = attn_mask is not None and attn_mask.dtype == torch.bool
+    check_tensors(NAME, query=query, key=key, value=value)
+    check_extra(NAME, attn_mask=attn_mask)
+    check_dropout(NAME, dropout_p)
+    positions, extra = visibility(attn_mask, is_causal)
     query, key, value = autocast(*broadcast(query, key, value, kept=3 if enable_gqa else 2))
-    return flash_attention(query, key, value, scale=scale, **{"mask" if masks else "bias": attn_mask}, **position)
+    options = {**positions, "window": None, "scale": scale, "softcap": None, "kernel": "auto"}
+    return attend(query, key, value, options, extra)[0]
 
 
-def causal_bias(attn_mask: Any) -> dict[str, Any]:
-    """What a torch.nn.attention.bias.CausalBias says of positions, as options; none for another mask.
+def visibility(attn_mask: Any, is_causal: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What attn_mask and is_causal say, as options of numba_flash: of positions, and tensors."""
+    if attn_mask is None:
+        return TOP_LEFT if is_causal else ANYWHERE, {}
+    if is_causal:
+        raise ValueError(f"{NAME}: attn_mask and is_causal exclude each other.")
+    if type(attn_mask) is not torch.Tensor:
+        from torch.nn.attention.bias import CausalBias, CausalVariant  # slow to import, but whoever made one has
 
-    It is a tensor without meaningful elements.
-    """
-    if attn_mask is None or type(attn_mask) is torch.Tensor:
-        return {}
-    from torch.nn.attention.bias import CausalBias, CausalVariant  # slow to import, but whoever made one has
-
-    if not isinstance(attn_mask, CausalBias):
-        return {}
-    return {"causal": True, "q_offset": 0 if attn_mask.variant == CausalVariant.UPPER_LEFT else None}
+        if isinstance(attn_mask, CausalBias):  # a tensor without meaningful elements
+            return TOP_LEFT if attn_mask.variant == CausalVariant.UPPER_LEFT else BOTTOM_RIGHT, {}
+    return ANYWHERE, {"mask" if attn_mask.dtype == torch.bool else "bias": attn_mask}
 
 
 def broadcast(query: Any, key: Any, value: Any, kept: int) -> tuple[Any, Any, Any]:
@@ -101,7 +105,7 @@ def broadcast(query: Any, key: Any, value: Any, kept: int) -> tuple[Any, Any, An
     except RuntimeError as error:
         advice = "" if kept > 2 else " (heads included: enable_gqa=True lets several query heads share a KV head)"
         raise ValueError(
-            f"scaled_dot_product_attention: leading axes do not broadcast{advice}: query {tuple(query.shape)}, "
+            f"{NAME}: leading axes do not broadcast{advice}: query {tuple(query.shape)}, "
             f"key {tuple(key.shape)}, value {tuple(value.shape)}."
         ) from error
     query, key, value = (x.expand(*lead, *x.shape[-kept:]) for x in tensors)

@@ -122,6 +122,16 @@ class TestGradients:
         with pytest.raises(RuntimeError, match="cannot be differentiated again"):
             (o.sum() + dq.square().sum()).backward()
 
+    @pytest.mark.parametrize("recorded", [False, True])
+    @pytest.mark.parametrize("deterministic", [False, True])
+    def test_deterministic_reaches_the_backward_pass(self, qkv, recorded, deterministic):
+        calls = mock.patch.object(numba_flash, "flash_attention_backward", wraps=numba_flash.flash_attention_backward)
+        with calls as spy, mock.patch.object(attention, "recorded", lambda q: recorded):
+            flash_attention(*qkv, deterministic=deterministic).sum().backward()
+            heads_last = [x.transpose(1, 2) for x in qkv]
+            flash_attn.flash_attn_func(*heads_last, deterministic=deterministic).sum().backward()
+        assert [call.kwargs["deterministic"] for call in spy.call_args_list] == [deterministic] * 2
+
     def test_see_changes_in_place(self, qkv):
         mask = torch.ones(5, 7, dtype=torch.bool, device=qkv[0].device)
         o = flash_attention(*qkv, mask=mask)
@@ -192,7 +202,7 @@ class TestErrors:
     def test_options_that_want_gradients(self, option, shape):
         q, k, v, x = normal(ROWS, KEYS, KEYS, shape)
         message = (
-            rf"^flash_attention: {option} requires grad, .*; pass {option}\.detach\(\), or call under torch\.no_grad"
+            rf"^flash_attention: {option} requires grad, .* Pass {option}\.detach\(\), or call under torch\.no_grad"
         )
         for leaves in ((q, k, v), (q.detach(), k.detach(), v.detach())):
             with pytest.raises(ValueError, match=message):

@@ -98,8 +98,17 @@ class TestScaledDotProductAttention:
         learned = torch.nn.Parameter(torch.linspace(-1, 1, 35).reshape(5, 7).double())
         with torch.no_grad():
             close([scaled_dot_product_attention(*qkv, attn_mask=learned)], [THEIRS(*qkv, attn_mask=learned)])
-        with pytest.raises(ValueError, match="bias requires grad"):
+        with pytest.raises(ValueError, match="^scaled_dot_product_attention: attn_mask requires grad"):
             scaled_dot_product_attention(*qkv, attn_mask=learned)
+
+    def test_operands_that_are_no_tensors(self):
+        (q,) = normal((2, 4, 5, 8))
+        with pytest.raises(
+            TypeError, match=r"^scaled_dot_product_attention: key is ndarray \(needs a torch\.Tensor\)\.$"
+        ):
+            scaled_dot_product_attention(q, array(q), q)
+        with pytest.raises(TypeError, match="^scaled_dot_product_attention: attn_mask is ndarray"):
+            scaled_dot_product_attention(q, q, q, attn_mask=array(q))
 
     def test_errors(self):
         q, k = normal((2, 4, 5, 8), (2, 2, 5, 8))
@@ -208,6 +217,19 @@ class TestFlashAttn:
         q, kv = packed[:, :, 0], packed[:, :, 1:]
         assert_equal(flash_attn_kvpacked_func(q, kv, *options)[:2], expected)
 
+    def test_operands_that_are_no_tensors(self):
+        (q,) = normal((2, 5, 4, 8))
+        for function, operands in (
+            (flash_attn_func, {"q": array(q), "k": q, "v": q}),
+            (flash_attn_kvpacked_func, {"q": array(q), "kv": q[:, :, None].expand(-1, -1, 2, -1, -1)}),
+            (flash_attn_kvpacked_func, {"q": q, "kv": array(q)}),
+            (flash_attn_qkvpacked_func, {"qkv": array(q)}),
+            (flash_attn_func, {"q": q, "k": q, "v": q, "alibi_slopes": np.zeros(4)}),
+        ):
+            wrong = next(operand for operand, x in operands.items() if isinstance(x, np.ndarray))
+            with pytest.raises(TypeError, match=rf": {wrong} is ndarray \(needs a torch\.Tensor"):
+                function(**operands)
+
     def test_layouts_of_other_functions_are_refused(self):
         (x,) = normal((5, 4, 8))
         with pytest.raises(ValueError, match=r"^flash_attn_func: q has shape \(5, 4, 8\) \(needs \(B, N, H, d\)\)\.$"):
@@ -247,6 +269,11 @@ DROP_INS = {
 
 @pytest.mark.parametrize("call", DROP_INS.values(), ids=DROP_INS)
 class TestAll:
+    def test_tensors_without_numbers(self, call):
+        q = torch.empty(2, 5, 3, 8, device="meta")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (call(q).shape, call(q).dtype) == ((2, 5, 3, 8), torch.float32)
+
     def test_dropout_is_refused(self, call):
         (q,) = normal((2, 5, 3, 8))
         with pytest.raises(ValueError, match=r"dropout_p=0.1 \(needs 0\.0\): .* drops no weights\. Set the model's"):
@@ -254,7 +281,7 @@ class TestAll:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_autocast(self, device, call, dtype):
-        """As torch's attention: inputs become the dtype of autocast, all but float64; gradients have the inputs' dtype."""
+        """As in torch: all inputs but float64 become the dtype of autocast; gradients have the inputs' dtype."""
         for wide, result in ((torch.float32, dtype), (dtype, dtype), (torch.float64, torch.float64)):
             (q,) = normal((2, 5, 3, 8), dtype=wide, device=device)
             with torch.autocast(device, dtype):
