@@ -153,6 +153,7 @@ FLASH_ATTN = {
     "plain": {},
     "causal": {"causal": True},
     "left window": {"window_size": (2, -1)},
+    "no key to the left": {"window_size": (0, 2)},
     "right window": {"window_size": (-1, 0)},
     "window": {"window_size": (1, 1), "causal": True},
     "scale and softcap": {"softmax_scale": 0.4, "softcap": 1.5},

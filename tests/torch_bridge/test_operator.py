@@ -16,7 +16,7 @@ from numba_flash.torch import (
 from .helpers import assert_equal, gradients, normal
 
 BACKEND = "aot_eager"  # dynamo and AOTAutograd, without a compiler
-ROWS, KEYS = (2, 4, 5, 6), (2, 2, 7, 6)
+ROWS, KEYS, VALUES = (2, 4, 5, 6), (2, 2, 7, 6), (2, 2, 7, 3)
 ATTENTION, ATTENTION_BACKWARD = torch.ops.numba_flash.attention, torch.ops.numba_flash.attention_backward
 NO_OPTIONS = (None, None, None, False, None, None, None, None, None, "auto", False)
 
@@ -37,7 +37,7 @@ def every_option(device):
 
 @pytest.mark.parametrize("some", [False, True], ids=["plain", "every option"])
 def test_opcheck(device, some):
-    q, k, v = normal(ROWS, KEYS, KEYS, device=device)
+    q, k, v = normal(ROWS, KEYS, VALUES, device=device)
     x = every_option(device)
     options = (
         (x["alibi_slopes"], x["bias"], x["mask"], True, 1, 3, None, 0.3, 2.0, "auto", True) if some else NO_OPTIONS
@@ -125,10 +125,10 @@ def test_export(device):
 def test_tensors_without_numbers():
     """Shapes and dtypes, with gradients."""
     q, k, v = (
-        torch.empty(shape, device="meta", dtype=torch.float16, requires_grad=True) for shape in (ROWS, KEYS, KEYS)
+        torch.empty(shape, device="meta", dtype=torch.float16, requires_grad=True) for shape in (ROWS, KEYS, VALUES)
     )
     o, lse = flash_attention(q, k, v, return_lse=True)
-    assert (o.device.type, o.shape, o.dtype) == ("meta", ROWS, torch.float16)
+    assert (o.device.type, o.shape, o.dtype) == ("meta", (*ROWS[:-1], 3), torch.float16)
     assert (lse.shape, lse.dtype) == (ROWS[:-1], torch.float32)
     with FakeTensorMode():
         q = torch.empty(ROWS, dtype=torch.float64, requires_grad=True)
