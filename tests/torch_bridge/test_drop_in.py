@@ -199,12 +199,12 @@ class TestFlashAttn:
         parts = [x.detach().requires_grad_() for x in (*[q] * (count == 2), *packed.unbind(2))]
         with mock.patch.object(numba_flash, "flash_attention", wraps=numba_flash.flash_attention) as spy:
             if count == 2:
-                out, leaves = flash_attn_kvpacked_func(q, packed, causal=True), (q, packed)
+                out, leaves = flash_attn_kvpacked_func(q, packed, deterministic=True), (q, packed)
             else:
-                out, leaves = flash_attn_qkvpacked_func(packed, causal=True), (packed,)
+                out, leaves = flash_attn_qkvpacked_func(packed, deterministic=True), (packed,)
         last_two = spy.call_args.args[1:]
         assert [x.data_ptr() for x in last_two] == [packed[:, :, n].data_ptr() for n in (count - 2, count - 1)]
-        expected = flash_attn_func(*parts, causal=True)
+        expected = flash_attn_func(*parts, deterministic=True)
         assert_equal([out], [expected])
         *first, of_packed = gradients(out, leaves)
         separate = gradients(expected, parts)
