@@ -17,5 +17,10 @@ for function in (
     tiling.key_blocks,
     tiling.query_blocks,
     tiling.all_visible,
+    tiling.accumulator_place,
+    tiling.down_then_right,
+    tiling.right_then_down,
+    tiling.swizzle,
+    tiling.grouped,
 ):
     register_jitable(function)

@@ -3,6 +3,10 @@
 Plain Python functions that numba also compiles (`compilable`), so that the CPU path, the kernels and the tests run the
 same lines.
 Visibility is a band of diagonals: query i sees key j if i + first <= j <= i + last (`band`).
+
+Tensor cores multiply small matrices that the 32 lanes of a warp hold together. Which lane holds which element is told
+by `a_place`, `b_place` and `accumulator_place`, after the PTX ISA's figures of mma.m16n8k16. Shared tiles for them have
+rows of 16-byte chunks in an order that `swizzle` says, so that no two lanes wait for one bank (`wavefronts`).
 """
 
 from __future__ import annotations
@@ -76,3 +80,81 @@ def count_query_blocks(Br, Bc, Nq, Nk, first, last):
 def all_visible(row, col, Br, Bc, Nk, first, last):
     """Does every row of the (Br, Bc) tile at (row, col) see every key of it?"""
     return col + Bc <= Nk and row + Br - 1 + first <= col and col + Bc - 1 <= row + last
+
+
+def a_place(lane, n):
+    """The (row, column) of element n of a lane's eight of A (16 x 16): two to a register, the lower half first."""
+    return lane // 4 + n // 2 % 2 * 8, lane % 4 * 2 + n % 2 + n // 4 * 8
+
+
+def b_place(lane, n):
+    """The (row, column) of element n of a lane's four of B (16 x 8): two to a register, the lower half first."""
+    return lane % 4 * 2 + n % 2 + n // 2 * 8, lane // 4
+
+
+def accumulator_place(lane, n):
+    """The (row, column) of element n of a lane's four float32 of C (16 x 8), one to a register."""
+    return lane // 4 + n // 2 * 8, lane % 4 * 2 + n % 2
+
+
+def a_place_tf32(lane, n):
+    """The (row, column) of register n of a lane's four of A (16 x 8) in mma.m16n8k8, for 32-bit elements."""
+    return lane // 4 + n % 2 * 8, lane % 4 + n // 2 * 4
+
+
+def b_place_tf32(lane, n):
+    """The (row, column) of register n of a lane's two of B (8 x 8) in mma.m16n8k8, for 32-bit elements."""
+    return lane % 4 + n * 4, lane // 4
+
+
+def holders(place, elements):
+    """The same the other way round: {(row, column): (lane, n)} for the `elements` of each lane."""
+    return {place(lane, n): (lane, n) for lane in range(32) for n in range(elements)}
+
+
+def down_then_right(lane):
+    """The (row, column) in a 16 x 16 matrix of the 8 elements that a lane points ldmatrix.x4 to.
+
+    The four 8 x 8 matrices follow one another downwards first: A as it lies in memory, or B as it lies, transposed by
+    the load.
+    """
+    return lane % 16, lane // 16 * 8
+
+
+def right_then_down(lane):
+    """The same, to the right first: B whose transpose lies in memory, or A whose transpose does, transposed back."""
+    return lane % 8 + lane // 16 * 8, lane // 8 % 2 * 8
+
+
+def swizzle(row, chunk, chunks):
+    """Where in its row chunk number `chunk` lies, in a shared tile of `chunks` (a power of 2) chunks of 16 bytes a row.
+
+    Any eight neighbouring rows, from a multiple of eight on, have the same chunk in eight different groups of banks.
+    """
+    ways = min(chunks, 8)
+    return chunk ^ (row * ways >> 3 & ways - 1)
+
+
+def wavefronts(addresses, nbytes):
+    """How many turns shared memory takes for one access of a warp; without bank conflicts 32 * nbytes / 128.
+
+    `addresses` are those of the lanes, in bytes; each reads or writes `nbytes`, 4, 8 or 16. A turn gives each of the 32
+    banks one 4-byte word, to any number of lanes. As many lanes as need 128 bytes are served together: 8 lanes for 16
+    bytes; for ldmatrix, the eight rows of one 8 x 8 matrix.
+    """
+    together, turns = 128 // nbytes, 0
+    for first in range(0, len(addresses), together):
+        words = {a // 4 + n for a in addresses[first : first + together] for n in range(nbytes // 4)}
+        turns += max(sum(word % 32 == bank for word in words) for bank in range(32))
+    return turns
+
+
+def grouped(index, tiles_m, tiles_n, group):
+    """The (row, column) of tile `index` of tiles_m x tiles_n, `group` rows at a time: column after column of the group.
+
+    Blocks that run at the same time then share rows of A and columns of B, which caches keep.
+    """
+    strip = index // (group * tiles_n)
+    height = min(group, tiles_m - strip * group)
+    within = index - strip * group * tiles_n
+    return strip * group + within % height, within // height

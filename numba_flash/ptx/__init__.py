@@ -10,11 +10,25 @@ from numba_flash.ptx.arithmetic import (
     ex2,
     float16_to_float32,
     float32_to_bfloat16,
+    float32_to_bfloat16x2,
     float32_to_float16,
+    float32_to_float16x2,
+    float32_to_tf32,
 )
 from numba_flash.ptx.codegen import device
-from numba_flash.ptx.copies import commit_copies, copy, wait_copies
-from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store4
+from numba_flash.ptx.copies import commit_copies, copy, copy_part, wait_copies
+from numba_flash.ptx.matrices import (
+    ldmatrix_x1,
+    ldmatrix_x1_trans,
+    ldmatrix_x2,
+    ldmatrix_x2_trans,
+    ldmatrix_x4,
+    ldmatrix_x4_trans,
+    mma_bfloat16,
+    mma_float16,
+    mma_tf32,
+)
+from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store2, store4
 
 __all__ = [
     "add",
@@ -22,14 +36,28 @@ __all__ = [
     "bfloat16_to_float32",
     "commit_copies",
     "copy",
+    "copy_part",
     "device",
     "ex2",
     "float16_to_float32",
     "float32_to_bfloat16",
+    "float32_to_bfloat16x2",
     "float32_to_float16",
+    "float32_to_float16x2",
+    "float32_to_tf32",
     "global_view",
+    "ldmatrix_x1",
+    "ldmatrix_x1_trans",
+    "ldmatrix_x2",
+    "ldmatrix_x2_trans",
+    "ldmatrix_x4",
+    "ldmatrix_x4_trans",
     "load4",
+    "mma_bfloat16",
+    "mma_float16",
+    "mma_tf32",
     "shared_tile",
+    "store2",
     "store4",
     "wait_copies",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numba.types import float32, uint16
+from numba.types import float32, uint16, uint32
 
 from numba_flash.ptx.codegen import instruction
 
@@ -34,7 +34,7 @@ def float16_to_float32(bits: Any) -> Any:
 @instruction("cvt.rn.f16.f32 $0, $1;", reads=[float32], writes=[uint16])
 def float32_to_float16(x: Any) -> Any:
     """The bits of the nearest float16, ties to even; beyond 65504 infinity; NaN gives 0x7FFF."""
-    return np.uint16(0x7FFF) if np.isnan(x) else np.float16(x).view(np.uint16)
+    return nearest_float16(x)
 
 
 @instruction("mov.b32 $0, {0, $1};", reads=[uint16], writes=[float32])
@@ -61,5 +61,39 @@ cvt.u16.u32 $0, bits;
 @instruction(ROUND_TO_BFLOAT16, reads=[float32], writes=[uint16])
 def float32_to_bfloat16(x: Any) -> Any:
     """The bits of the nearest bfloat16, ties to even; NaN gives 0x7FC0."""
-    x = np.float32(x)
-    return np.uint16(0x7FC0) if np.isnan(x) else x.astype(ml_dtypes.bfloat16).view(np.uint16)
+    return nearest_bfloat16(x, 0x7FC0)
+
+
+@instruction("cvt.rn.f16x2.f32 $0, $2, $1;", reads=[float32, float32], writes=[uint32])
+def float32_to_float16x2(low: Any, high: Any) -> Any:
+    """The bits of two nearest float16, `low` in the lower half; sm_80. As `float32_to_float16`."""
+    return packed(nearest_float16(low), nearest_float16(high))
+
+
+@instruction("cvt.rn.bf16x2.f32 $0, $2, $1;", reads=[float32, float32], writes=[uint32])
+def float32_to_bfloat16x2(low: Any, high: Any) -> Any:
+    """The bits of two nearest bfloat16, ties to even, `low` in the lower half; sm_80. NaN gives 0x7FFF."""
+    return packed(nearest_bfloat16(low, 0x7FFF), nearest_bfloat16(high, 0x7FFF))
+
+
+@instruction("cvt.rna.tf32.f32 $0, $1;", reads=[float32], writes=[uint32])
+def float32_to_tf32(x: Any) -> Any:
+    """The bits of the nearest float32 with ten bits of fraction, ties away from zero; sm_80. NaN gives 0x7FFFFFFF."""
+    x = NAN if np.isnan(x) else np.float32(x)
+    bits = x.view(np.uint32)
+    return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000) if np.isfinite(x) else bits
+
+
+def nearest_float16(x: Any) -> Any:
+    """The bits of the nearest float16, in the simulator."""
+    return np.uint16(0x7FFF) if np.isnan(x) else np.float16(x).view(np.uint16)
+
+
+def nearest_bfloat16(x: Any, nan: int) -> Any:
+    """The bits of the nearest bfloat16, or those given for NaN, in the simulator."""
+    return np.uint16(nan) if np.isnan(x) else np.float32(x).astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def packed(low: Any, high: Any) -> Any:
+    """Two 16-bit numbers in 32 bits."""
+    return np.uint32(int(low) | int(high) << 16)

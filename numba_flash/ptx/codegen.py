@@ -174,3 +174,31 @@ def element_pointer(context: Any, builder: Any, array_type: Any, array: Any, ind
     wide = [context.cast(builder, part, kind, types.intp) for part, kind in zip(parts, kinds, strict=True)]
     view = context.make_array(array_type)(context, builder, value=array)
     return cgutils.get_item_pointer(context, builder, array_type, view, wide, wraparound=False)
+
+
+def load_registers(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, n: int) -> Any:
+    """Group `index` of n elements of a local array, which the compiler keeps in registers."""
+    return [builder.load(p) for p in register_pointers(context, builder, array_type, array, index_type, index, n)]
+
+
+def store_registers(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, values: Sequence[Any]
+) -> None:
+    """Replace a group of as many elements as there are values."""
+    pointers = register_pointers(context, builder, array_type, array, index_type, index, len(values))
+    for pointer, value in zip(pointers, values, strict=True):
+        builder.store(value, pointer)
+
+
+def register_pointers(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, n: int
+) -> list[Any]:
+    """The addresses of elements n*index to n*index + n - 1 of a one-dimensional array."""
+    first = builder.mul(context.cast(builder, index, index_type, types.intp), context.get_constant(types.intp, n))
+    places = [builder.add(first, context.get_constant(types.intp, k)) for k in range(n)]
+    return [element_pointer(context, builder, array_type, array, types.intp, place) for place in places]
+
+
+def unpack(builder: Any, struct: Any, n: int) -> list[Any]:
+    """The n results of an inline statement."""
+    return [builder.extract_value(struct, k) for k in range(n)] if n > 1 else [struct]

@@ -15,16 +15,16 @@ COPY_BYTES = 16  # the most that one copy moves
 def _copy(tile: Any, index: Any, view: Any, at: Any, n: Any, exists: Any) -> Any:
     if not isinstance(n, types.IntegerLiteral):
         return None
-    nbytes = n.literal_value * tile.dtype.bitwidth // 8
+    itemsize = tile.dtype.bitwidth // 8
+    nbytes = n.literal_value * itemsize
     cached = "cg" if nbytes == COPY_BYTES else "ca"  # only whole 16 bytes can go past the first-level cache
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         to = narrow_pointer(builder, element_pointer(context, builder, tile, args[0], index, args[1]), 3)
         source = narrow_pointer(builder, element_pointer(context, builder, view, args[2], at, args[3]), 1)
-        count = builder.select(
-            context.cast(builder, args[5], exists, types.boolean),
-            context.get_constant(types.int32, nbytes),
-            context.get_constant(types.int32, 0),
+        bytes_of_one = nbytes if exists == types.boolean else itemsize
+        count = builder.mul(
+            context.cast(builder, args[5], exists, types.int32), context.get_constant(types.int32, bytes_of_one)
         )
         operands = [(types.uint32, to), (types.uint64, source), (types.int32, count)]
         emit_asm(context, builder, f"cp.async.{cached}.shared.global [$0], [$1], {nbytes}, $2;", operands)
@@ -41,7 +41,17 @@ def copy(tile: Any, index: Any, view: Any, at: Any, n: int, exists: Any) -> None
     nothing is read. The copy belongs to the next group that this thread commits, and nobody may read or write
     tile[index] before `wait_copies` and a barrier.
     """
-    simulator.copy_vector(tile, index, view, at, n, exists)
+    simulator.copy_vector(tile, index, view, at, n, n if exists else 0)
+
+
+def _copy_part(tile: Any, index: Any, view: Any, at: Any, n: Any, count: Any) -> Any:
+    return _copy(tile, index, view, at, n, count) if isinstance(count, types.Integer) else None
+
+
+@emitted(_copy_part)
+def copy_part(tile: Any, index: Any, view: Any, at: Any, n: int, count: Any) -> None:
+    """As `copy`, of which only the first `count` elements, 0 to n, exist: zeros take the place of the others."""
+    simulator.copy_vector(tile, index, view, at, n, count)
 
 
 @instruction("cp.async.commit_group;", memory=True)

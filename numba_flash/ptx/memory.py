@@ -70,27 +70,29 @@ def shared_tile(offset: int, shape: tuple[int, ...], dtype: Any) -> Any:
     return simulator.shared_window(offset, shape, dtype)
 
 
-def _vector_type(context: Any, dtype: Any) -> Any:
+def _vector_type(context: Any, dtype: Any, n: int) -> Any:
     from llvmlite import ir
 
-    return ir.VectorType(context.get_data_type(dtype), 4)
+    return ir.VectorType(context.get_data_type(dtype), n)
 
 
-def _vector_pointer(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+def _vector_pointer(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any, n: int
+) -> Any:
     pointer = element_pointer(context, builder, array_type, array, index_type, index)
-    return builder.bitcast(pointer, _vector_type(context, array_type.dtype).as_pointer())
+    return builder.bitcast(pointer, _vector_type(context, array_type.dtype, n).as_pointer())
 
 
-def _alignment(context: Any, dtype: Any) -> int:
-    return min(16, 4 * context.get_abi_sizeof(context.get_data_type(dtype)))
+def _alignment(context: Any, dtype: Any, n: int) -> int:
+    return min(16, n * context.get_abi_sizeof(context.get_data_type(dtype)))
 
 
 def _load4(array: Any, index: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         from llvmlite import ir
 
-        pointer = _vector_pointer(context, builder, array, args[0], index, args[1])
-        vector = builder.load(pointer, align=_alignment(context, array.dtype))
+        pointer = _vector_pointer(context, builder, array, args[0], index, args[1], 4)
+        vector = builder.load(pointer, align=_alignment(context, array.dtype, 4))
         lanes = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
         return context.make_tuple(builder, sig.return_type, lanes)
 
@@ -106,26 +108,32 @@ def load4(array: Any, index: Any) -> Any:
     return simulator.load_vector(array, index, 4)
 
 
-def _store4(array: Any, index: Any, values: Any) -> Any:
+def _store(array: Any, index: Any, values: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         from llvmlite import ir
         from numba.cuda import cgutils
 
-        vector = ir.Constant(_vector_type(context, array.dtype), ir.Undefined)
-        lanes = zip(cgutils.unpack_tuple(builder, args[2], 4), values.types, strict=True)
-        for n, (lane, kind) in enumerate(lanes):
+        n = len(values)
+        vector = ir.Constant(_vector_type(context, array.dtype, n), ir.Undefined)
+        for place, (lane, kind) in enumerate(zip(cgutils.unpack_tuple(builder, args[2], n), values.types, strict=True)):
             lane = context.cast(builder, lane, kind, array.dtype)
-            vector = builder.insert_element(vector, lane, ir.Constant(ir.IntType(32), n))
-        pointer = _vector_pointer(context, builder, array, args[0], index, args[1])
-        builder.store(vector, pointer, align=_alignment(context, array.dtype))
+            vector = builder.insert_element(vector, lane, ir.Constant(ir.IntType(32), place))
+        pointer = _vector_pointer(context, builder, array, args[0], index, args[1], n)
+        builder.store(vector, pointer, align=_alignment(context, array.dtype, n))
         return context.get_dummy_value()
 
     return types.void(array, index, values), emit
 
 
-@emitted(_store4)
+@emitted(_store)
 def store4(array: Any, index: Any, values: Any) -> None:
     """Write four neighbouring elements from array[index] on: `st.v4`; alignment as for `load4`."""
+    simulator.store_vector(array, index, values)
+
+
+@emitted(_store)
+def store2(array: Any, index: Any, values: Any) -> None:
+    """Write two neighbouring elements from array[index] on: `st.v2`; the address is a multiple of their size."""
     simulator.store_vector(array, index, values)
 
 

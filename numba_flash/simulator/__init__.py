@@ -28,7 +28,7 @@ def enabled() -> bool:
 SIMULATED = enabled()
 
 if TYPE_CHECKING or SIMULATED:
-    from .collectives import exchange, exchange_block, exchange_group
+    from .collectives import exchange, exchange_block, exchange_group, exchange_warp
     from .counting import count_traffic
     from .gate import Gate, park
     from .install import install
@@ -36,7 +36,7 @@ if TYPE_CHECKING or SIMULATED:
     from .options import options
     from .pointer import Pointer
     from .thread import Thread, current
-    from .vectors import copy_vector, load_vector, store_vector
+    from .vectors import copy_vector, load_vector, locate_vector, store_vector
     from .window import shared_window
 
     install()
@@ -45,8 +45,8 @@ else:
     def _off(*args: Any, **keywords: Any) -> NoReturn:
         raise RuntimeError("the simulator is off: set NUMBA_ENABLE_CUDASIM=1 before numba is first imported")
 
-    exchange = exchange_block = exchange_group = launch = options = park = Gate = Pointer = Thread = current = _off
-    copy_vector = count_traffic = load_vector = store_vector = shared_window = _off
+    exchange = exchange_block = exchange_group = exchange_warp = launch = options = park = Gate = Pointer = _off
+    Thread = current = copy_vector = count_traffic = load_vector = locate_vector = store_vector = shared_window = _off
 
 __all__ = [
     "SIMULATED",
@@ -63,8 +63,10 @@ __all__ = [
     "exchange",
     "exchange_block",
     "exchange_group",
+    "exchange_warp",
     "launch",
     "load_vector",
+    "locate_vector",
     "options",
     "park",
     "shared_window",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .errors import DivergentBarrier
 from .meeting import Combine, Meeting, MeetingOfTheLiving, meet
 from .thread import WARP, current
 
@@ -68,6 +69,17 @@ def exchange_group(
     members = (1 << size) - 1 << first
     call = sys._getframe(1)
     return meet(Meeting, name, call, thread, value, members=members, first=first, size=size, combine=combine)
+
+
+def exchange_warp(value: Any, *, name: str = "exchange_warp", combine: Combine | None = None) -> Any:
+    """`exchange_group` of the running thread's warp: DivergentBarrier, too, if the block ends before lane 31."""
+    thread = current()
+    block, first = thread.block, thread.index - thread.lane
+    if first + WARP > len(block.threads):
+        raise DivergentBarrier(f"{name}: {thread} is in a warp of {len(block.threads) - first} lanes; all 32 take part")
+    members = FULL_MASK << first
+    call = sys._getframe(1)
+    return meet(Meeting, name, call, thread, value, members=members, first=first, size=WARP, combine=combine)
 
 
 def exchange_block(value: Any, *, name: str = "exchange_block", combine: Combine | None = None) -> Any:

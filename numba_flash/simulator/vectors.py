@@ -33,34 +33,48 @@ def load_vector(array: Any, index: Any, n: int) -> tuple[Any, ...]:
     MemoryFault
         If an element does not exist, or the address is misaligned.
     """
-    cells, k = _locate("read", array, index, n)
+    cells, k = locate_vector("read", array, index, n)
     return tuple([cells[i] for i in range(k, k + n)])
 
 
 def store_vector(array: Any, index: Any, values: Any) -> None:
     """Write array[index] and the elements behind it; as `load_vector`."""
-    cells, k = _locate("write", array, index, len(values))
+    cells, k = locate_vector("write", array, index, len(values))
     for i, value in enumerate(values, k):
         cells[i] = value
 
 
-def copy_vector(tile: Any, index: Any, view: Any, at: Any, n: int, exists: Any) -> None:
-    """Start an asynchronous copy of n elements from view[at] on to tile[index] and behind; zeros if not `exists`.
+def copy_vector(tile: Any, index: Any, view: Any, at: Any, n: int, count: Any) -> None:
+    """Start an asynchronous copy of n elements from view[at] on to tile[index] and behind.
 
-    Source and destination are checked, as by `load_vector` and `store_vector`, when it starts.
+    Only the first `count` are read, and zeros take the place of the others. Source and destination are checked, as by
+    `load_vector` and `store_vector`, when it starts; both addresses are those of n elements.
+
+    Raises
+    ------
+    ValueError
+        If `count` is not in 0 .. n.
     """
-    to, k = _locate("write", tile, index, n)
-    source, x = _locate("read", view, at, n) if exists else (None, 0)
+    if not 0 <= count <= n:
+        raise ValueError(f"{current()}: a copy of {n} elements cannot read {count}")
+    to, k = locate_vector("write", tile, index, n)
+    alignment = n * tile.dtype.itemsize
+    source, x = locate_vector("read", view, at, int(count), alignment) if count else (None, 0)
 
     def land() -> None:
-        to[k : k + n] = 0 if source is None else source[x : x + n]
+        to[k : k + n] = 0
+        if source is not None:
+            to[k : k + count] = source[x : x + count]
 
     current().copies.issue(land)
 
 
-def _locate(action: str, array: Any, index: Any, n: int) -> tuple[np.ndarray, int]:
-    """One-dimensional memory, and where in it the elements start."""
-    alignment = min(WIDEST, n * array.dtype.itemsize)
+def locate_vector(action: str, array: Any, index: Any, n: int, alignment: int = 0) -> tuple[np.ndarray, int]:
+    """One-dimensional memory, and where in it n elements start that one instruction reads (writes).
+
+    Checked as by `load_vector`; `alignment` is that of the address, if it is not that of so many elements.
+    """
+    alignment = alignment or min(WIDEST, n * array.dtype.itemsize)
     if isinstance(array, Window):
         return array.cells, array.locate(action, index, n, alignment)
     if isinstance(array, SharedWindow) and array.cells is not None:

@@ -126,3 +126,128 @@ def caller(function, count):
     if count == 2:
         return lambda a, b: function(a, b)
     return lambda a, b, c, d, e, f, g: function(a, b, c, d, e, f, g)
+
+
+@pytest.mark.parametrize(
+    ("place", "elements", "shape"),
+    [
+        (tiling.a_place, 8, (16, 16)),
+        (tiling.b_place, 4, (16, 8)),
+        (tiling.accumulator_place, 4, (16, 8)),
+        (tiling.a_place_tf32, 4, (16, 8)),
+        (tiling.b_place_tf32, 2, (8, 8)),
+    ],
+)
+def test_every_element_of_a_fragment_has_one_holder(place, elements, shape):
+    found = tiling.holders(place, elements)
+    assert sorted(found) == [*np.ndindex(shape)]
+    assert sorted(found.values()) == [*np.ndindex(32, elements)]
+    assert all(place(*holder) == at for at, holder in found.items())
+
+
+def test_pairs_of_16_bits_are_neighbours():
+    for lane, n in np.ndindex(32, 4):
+        (r, c), (r1, c1) = tiling.a_place(lane, 2 * n), tiling.a_place(lane, 2 * n + 1)
+        assert (r1, c1) == (r, c + 1) and c % 2 == 0
+    for lane, n in np.ndindex(32, 2):
+        assert tiling.b_place(lane, 2 * n + 1)[0] == tiling.b_place(lane, 2 * n)[0] + 1
+        assert tiling.accumulator_place(lane, 2 * n + 1)[1] == tiling.accumulator_place(lane, 2 * n)[1] + 1
+
+
+def test_an_accumulator_is_laid_out_as_half_of_the_next_product_s_a():
+    """So P = softmax(S) never leaves its registers: two fragments of S side by side are one of P."""
+    for lane, n in np.ndindex(32, 8):
+        row, column = tiling.accumulator_place(lane, n % 4)
+        assert tiling.a_place(lane, n) == (row, column + n // 4 * 8)
+
+
+CHUNKS = (1, 2, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_swizzled_chunks_stay_in_their_row(chunks):
+    for row in range(64):
+        assert sorted(tiling.swizzle(row, chunk, chunks) for chunk in range(chunks)) == [*range(chunks)]
+
+
+def swizzled(chunks):
+    """The address of a chunk."""
+    return lambda row, chunk: 16 * (row * chunks + tiling.swizzle(row, chunk, chunks))
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_no_load_of_matrices_meets_a_bank_conflict(chunks):
+    """Wherever ldmatrix.x4 takes four 8 x 8 matrices from a swizzled tile, in both orders of them."""
+    at = swizzled(chunks)
+    for order in (tiling.down_then_right, tiling.right_then_down):
+        for row in range(0, 64, 8):
+            for chunk in range(chunks - 1):
+                places = [order(lane) for lane in range(32)]
+                assert tiling.wavefronts([at(row + r, chunk + c // 8) for r, c in places], 16) == 4
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_no_copy_of_whole_rows_meets_a_bank_conflict(chunks):
+    """Neighbouring lanes store neighbouring chunks of 16 bytes, a row after another."""
+    at = swizzled(chunks)
+    for first in range(0, 64 * chunks, 32):
+        addresses = [at(*divmod(first + lane, chunks)) for lane in range(32)]
+        assert tiling.wavefronts(addresses, 16) == 4
+
+
+@pytest.mark.parametrize(("chunks", "turns"), [(1, 4), (2, 8), (4, 16), (8, 32), (16, 32)])
+def test_without_swizzle_it_does(chunks, turns):
+    rows = [16 * chunks * lane for lane in range(32)]
+    assert tiling.wavefronts(rows, 16) == turns
+
+
+@pytest.mark.parametrize(
+    ("addresses", "nbytes", "turns"),
+    [
+        ([4 * lane for lane in range(32)], 4, 1),
+        ([8 * lane for lane in range(32)], 4, 2),
+        ([128 * lane for lane in range(32)], 4, 32),
+        ([0] * 32, 4, 1),
+        ([132 * lane for lane in range(32)], 4, 1),
+        ([8 * lane for lane in range(32)], 8, 2),
+        ([16 * lane for lane in range(32)], 16, 4),
+        ([16 * (lane % 2) for lane in range(32)], 16, 4),
+        ([16 * lane for lane in range(8)], 16, 1),
+    ],
+)
+def test_wavefronts(addresses, nbytes, turns):
+    assert tiling.wavefronts(addresses, nbytes) == turns
+
+
+def test_ldmatrix_places():
+    """Lane 8*i + r names row r of matrix i; the four matrices are the quarters of 16 x 16."""
+    for order, corners in (
+        (tiling.down_then_right, [(0, 0), (8, 0), (0, 8), (8, 8)]),
+        (tiling.right_then_down, [(0, 0), (0, 8), (8, 0), (8, 8)]),
+    ):
+        assert [order(lane) for lane in range(32)] == [(r + y, c) for r, c in corners for y in range(8)]
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 8])
+def test_grouped_tiles_are_all_tiles(group):
+    for tiles_m, tiles_n in itertools.product(range(1, 9), range(1, 6)):
+        order = [tiling.grouped(index, tiles_m, tiles_n, group) for index in range(tiles_m * tiles_n)]
+        assert sorted(order) == [*np.ndindex(tiles_m, tiles_n)]
+        strips = [row // group for row, _ in order]
+        assert strips == sorted(strips)
+        for strip in range(strips[-1] + 1):
+            columns = [column for row, column in order if row // group == strip]
+            assert columns == sorted(columns)
+
+
+@pytest.mark.parametrize("name", ["accumulator_place", "swizzle", "grouped", "down_then_right", "right_then_down"])
+def test_compiled_maps_give_the_same_numbers(name):
+    function = getattr(tiling, name)
+    arguments = {
+        "accumulator_place": [*itertools.product(range(32), range(4))],
+        "swizzle": [(r, c, n) for n in CHUNKS for r in range(16) for c in range(n)],
+        "grouped": [(i, 5, 4, group) for i in range(20) for group in (1, 2, 3)],
+    }.get(name, [(lane,) for lane in range(32)])
+    names = ", ".join("abcd"[: len(arguments[0])])
+    compiled = numba.njit(eval(f"lambda {names}: function({names})", {"function": function}))
+    assert tabulate(compiled, arguments) == tabulate(function, arguments)
