@@ -21,6 +21,7 @@ for function in (
     tiling.down_then_right,
     tiling.right_then_down,
     tiling.swizzle,
+    tiling.swizzled,
     tiling.grouped,
 ):
     register_jitable(function)

@@ -128,6 +128,28 @@ class MatmulTiles:
 
 
 @dataclass(frozen=True)
+class MmaTiles:
+    """A block's BM x BN tile of C, BK deep at a time, for tensor cores; a warp owns WM x WN of it.
+
+    As many pairs of tiles of A and B as there are `stages` lie in shared memory; all but one are on their way. Blocks
+    go through `group` rows of tiles of C together.
+    """
+
+    BM: int
+    BN: int
+    BK: int
+    WM: int
+    WN: int
+    stages: int
+    group: int = 8
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return LANES * (self.BM // self.WM) * (self.BN // self.WN)
+
+
+@dataclass(frozen=True)
 class Piece:
     """What thread (rg, cg) owns of a tile: TM x TN elements, in runs of U rows and V columns (1 or 4 each).
 

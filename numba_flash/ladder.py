@@ -80,6 +80,7 @@ class Rung:
 
 
 SIMT = ("sm_75", "sm_80", "sm_90")
+MMA = ("sm_80", "sm_90")
 
 LADDER = (
     Rung("softmax_safe", "numba_flash.rungs.softmax_safe", SOFTMAX, "softmax_safe",
@@ -98,6 +99,8 @@ LADDER = (
          "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
     Rung("matmul_registers", "numba_flash.rungs.matmul_registers", MATMUL, "matmul_registers",
          "register tiles: a thread owns 8 x 16 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
+    Rung("matmul_mma", "numba_flash.rungs.matmul_mma", MATMUL, "matmul_mma",
+         "tensor cores; tiles arrive while others are multiplied", "PTX ISA, mma.sync", MMA, matmul_flops),
     Rung("flash1_forward", "numba_flash.rungs.flash1_forward", FORWARD, "flash1",
          "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
     Rung("flash1_backward", "numba_flash.rungs.flash1_backward", BACKWARD, "flash1",
@@ -118,7 +121,7 @@ LADDER = (
 
 # kernel="auto" takes the first of these that can run.
 FASTEST_FIRST = (
-    "softmax_online", "matmul_registers", "flash2_forward", "flash2_backward",
+    "softmax_online", "matmul_mma", "matmul_registers", "flash2_forward", "flash2_backward",
     "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
 )  # fmt: skip
 

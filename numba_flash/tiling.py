@@ -135,6 +135,11 @@ def swizzle(row, chunk, chunks):
     return chunk ^ (row * ways >> 3 & ways - 1)
 
 
+def swizzled(row, column, columns):
+    """Where in its row a 16-bit element lies, in a swizzled tile with so many columns."""
+    return swizzle(row, column >> 3, columns >> 3) << 3 | column & 7
+
+
 def wavefronts(addresses, nbytes):
     """How many turns shared memory takes for one access of a warp; without bank conflicts 32 * nbytes / 128.
 

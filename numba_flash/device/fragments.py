@@ -1,0 +1,133 @@
+"""Products on tensor cores: fragments from swizzled shared tiles, sums in registers, results to global memory.
+
+A warp owns WM x WN elements of a product, as WM/16 x WN/8 accumulator fragments of 16 x 8 in a local array, row by row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numba import cuda, uint32
+
+from numba_flash.device.number import number
+from numba_flash.ptx import (
+    device,
+    float32_to_bfloat16x2,
+    float32_to_float16x2,
+    ldmatrix_x4,
+    ldmatrix_x4_trans,
+    mma_bfloat16,
+    mma_float16,
+    store2,
+)
+from numba_flash.tiling import accumulator_place, down_then_right, swizzled
+
+MMA = {"float16": mma_float16, "bfloat16": mma_bfloat16}
+PAIR = {"float16": float32_to_float16x2, "bfloat16": float32_to_bfloat16x2}
+
+
+@device
+def lane():
+    """This thread's number in its warp."""
+    return cuda.threadIdx.x & 31  # the compiler sees that it is not negative
+
+
+@cache
+def make_load_a(columns: int, height: int):
+    """Make load_a(a, tile, row, col): fragments of A from tile[row : row + height, col : col + 16].
+
+    The tile has so many columns; `row` is a multiple of 8, as swizzle asks.
+    """
+
+    @device
+    def load_a(a, tile, row, col):
+        r, c = down_then_right(lane())
+        for m in range(height // 16):
+            ldmatrix_x4(a, m, tile, (row + 16 * m + r, swizzled(r, col + c, columns)))
+
+    return load_a
+
+
+@cache
+def make_load_b(columns: int, width: int):
+    """Make load_b(b, tile, row, col): fragments of B from tile[row : row + 16, col : col + width]."""
+
+    @device
+    def load_b(b, tile, row, col):
+        r, c = down_then_right(lane())
+        for n in range(width // 16):
+            ldmatrix_x4_trans(b, n, tile, (row + r, swizzled(r, col + 16 * n + c, columns)))
+
+    return load_b
+
+
+@cache
+def make_multiply_mma(dtype: str, WM: int, WN: int, depth: int, BN: int):
+    """Make multiply_mma(acc, As, Bs, row, top, col): acc += As[row : row + WM] @ Bs[top : top + depth, col : col + WN].
+
+    As has `depth` columns, Bs BN.
+    """
+    M_FRAGMENTS, N_FRAGMENTS = WM // 16, WN // 8
+    A_WORDS, B_WORDS = 4 * M_FRAGMENTS, 2 * N_FRAGMENTS
+    load_a, load_b, mma = make_load_a(depth, WM), make_load_b(BN, WN), MMA[dtype]
+
+    @device
+    def multiply_mma(acc, As, Bs, row, top, col):
+        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(B_WORDS, uint32)
+        for x in range(0, depth, 16):
+            load_a(a, As, row, x)
+            load_b(b, Bs, top + x, col)
+            for m in range(M_FRAGMENTS):
+                for n in range(N_FRAGMENTS):
+                    mma(acc, m * N_FRAGMENTS + n, a, m, b, n)
+
+    return multiply_mma
+
+
+@cache
+def make_write2(dtype: str, vector: bool):
+    """Make write2(view, at, count, x, y): write the first `count` of two float32 to neighbouring elements."""
+    to_stored = number(dtype).to_stored
+    pair = PAIR.get(dtype)
+
+    @device
+    def write2_words(view, at, count, x, y):
+        if count > 0:
+            word = pair(x, y)
+            store2(view, at, (word & 0xFFFF, word >> 16))
+
+    @device
+    def write2_vector(view, at, count, x, y):
+        if count > 0:
+            store2(view, at, (x, y))
+
+    @device
+    def write2_elements(view, at, count, x, y):
+        if count > 0:
+            view[at] = to_stored(x)
+        if count > 1:
+            view[at + 1] = to_stored(y)
+
+    if not vector:
+        return write2_elements
+    return write2_words if pair else write2_vector
+
+
+@cache
+def make_write_fragments(dtype: str, WM: int, WN: int, vector: bool):
+    """Make write_fragments(X, row_stride, acc, row0, col0, N, width): X[row0.., col0..] of X[:N, :width] = acc."""
+    N_FRAGMENTS = WN // 8
+    write2 = make_write2(dtype, vector)
+
+    @device
+    def write_fragments(X, row_stride, acc, row0, col0, N, width):
+        for m in range(WM // 16):
+            for half in range(2):
+                r, c = accumulator_place(lane(), 2 * half)
+                row = row0 + 16 * m + r
+                for n in range(N_FRAGMENTS):
+                    x, col = 4 * (m * N_FRAGMENTS + n) + 2 * half, col0 + 8 * n + c
+                    count = width - col if row < N else 0
+                    write2(X, row * row_stride + col, count, acc[x], acc[x + 1])
+
+    return write_fragments

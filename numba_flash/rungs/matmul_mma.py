@@ -1,0 +1,71 @@
+"""matmul_mma as the host sees it. The kernel is in numba_flash/kernels/matmul_mma.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from numba_flash.arrays import ITEMSIZE, Array
+from numba_flash.config import LANES, Device, Loads, MmaTiles
+from numba_flash.matmul_problem import MatmulProblem
+from numba_flash.rungs.arguments import grid_reasons, tensor_core_reasons
+from numba_flash.runtime import Kernel, Launch, Written
+from numba_flash.tiling import cdiv
+from numba_flash.traffic import Traffic
+
+WIDTH = 2  # bytes of a number in shared memory
+
+# By kind of loads: one element at a time needs registers for addresses. Both fit the 99 KB of sm_86.
+CONFIGS: dict[Loads, MmaTiles] = {
+    "copies": MmaTiles(128, 256, 32, 64, 64, stages=4),
+    "elements": MmaTiles(128, 128, 32, 64, 32, stages=2),
+}
+
+
+def loads_of(problem: MatmulProblem) -> Loads:
+    """How tiles come from global memory: 16-bit numbers stay what they are."""
+    return "copies" if problem.vector else "elements"
+
+
+def tiles_of(problem: MatmulProblem) -> MmaTiles:
+    """The tile sizes for a problem."""
+    return CONFIGS[loads_of(problem)]
+
+
+def shared_bytes(t: MmaTiles) -> int:
+    """As and Bs of every stage."""
+    return t.stages * (t.BM + t.BN) * t.BK * WIDTH
+
+
+def why_not(problem: MatmulProblem, device: Device) -> list[str]:
+    """Why this kernel cannot solve the problem on the device; empty if it can."""
+    return tensor_core_reasons(problem.dtype, device) + grid_reasons(grid(problem, tiles_of(problem)))
+
+
+def grid(problem: MatmulProblem, t: MmaTiles) -> int:
+    """How many blocks the product takes."""
+    return cdiv(problem.M, t.BM) * cdiv(problem.N, t.BN) * problem.B
+
+
+def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
+    """The launch that writes c (B, M, N), contiguous; x holds a and b."""
+    a, b = x
+    tiles = tiles_of(problem)
+    config = (tiles, problem.dtype, problem.out_dtype, loads_of(problem))
+    kernel = Kernel("matmul_mma", config, tiles.threads, shared_bytes(tiles))
+    strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
+    args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K)
+    return [Launch(kernel, grid(problem, tiles), args)]
+
+
+def traffic(problem: MatmulProblem, device: Device) -> Traffic:
+    """What all threads move where M, N and K are multiples of the tiles."""
+    t = tiles_of(problem)
+    steps = grid(problem, t) * cdiv(problem.K, t.BK)
+    tiles = (t.BM + t.BN) * t.BK
+    warps = t.threads // LANES
+    return Traffic(
+        global_read=steps * tiles * ITEMSIZE[problem.dtype],
+        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
+        shared_read=steps * warps * (t.WM + t.WN) * t.BK * WIDTH,
+        shared_written=steps * tiles * WIDTH,
+    )
