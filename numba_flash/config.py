@@ -11,8 +11,9 @@ from numba_flash.simulator import SIMULATED
 LANES = 32  # of a warp
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
-# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed.
-Loads = Literal["elements", "vectors", "copies"]
+# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed;
+# "parts" are such copies of rows that do not end on 16 bytes.
+Loads = Literal["elements", "vectors", "copies", "parts"]
 
 # How a piece is added to global memory: element by element, or four at a time (sm_90).
 Adds = Literal["scalars", "vectors"]
@@ -169,9 +170,42 @@ class Piece:
         """Elements of a piece."""
         return self.TM * self.TN
 
+    @property
+    def apart(self) -> int:
+        """How far apart the lanes of one row are."""
+        return 2
+
     def reads(self, depth: int) -> int:
         """Shared elements that a thread reads in a product of this depth."""
         return (self.TM + self.TN) * depth
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What a lane owns of a tile that tensor cores make: TM x TN elements of accumulator fragments, 16 x 8 each.
+
+    A warp owns 16 rows for every two of TM, and all columns. Row group rg is the warp's first row + lane // 4, and cg
+    is lane % 4: row r of the piece is row rg + 8*r of the tile, column c is column 8*(c // 2) + 2*cg + c % 2.
+    """
+
+    RG: int
+    TM: int
+    TN: int
+
+    @property
+    def CG(self) -> int:  # noqa: N802
+        """Lanes of a row."""
+        return 4
+
+    @property
+    def size(self) -> int:
+        """Elements of a piece."""
+        return self.TM * self.TN
+
+    @property
+    def apart(self) -> int:
+        """How far apart the lanes of one row are."""
+        return 1
 
 
 def padded(width: int, itemsize: int) -> int:

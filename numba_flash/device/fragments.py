@@ -9,6 +9,7 @@ from functools import cache
 
 from numba import cuda, uint32
 
+from numba_flash.config import Fragments
 from numba_flash.device.number import number
 from numba_flash.ptx import (
     device,
@@ -20,7 +21,7 @@ from numba_flash.ptx import (
     mma_float16,
     store2,
 )
-from numba_flash.tiling import accumulator_place, down_then_right, swizzled
+from numba_flash.tiling import accumulator_place, down_then_right, right_then_down, swizzled
 
 MMA = {"float16": mma_float16, "bfloat16": mma_bfloat16}
 PAIR = {"float16": float32_to_float16x2, "bfloat16": float32_to_bfloat16x2}
@@ -82,6 +83,67 @@ def make_multiply_mma(dtype: str, WM: int, WN: int, depth: int, BN: int):
                     mma(acc, m * N_FRAGMENTS + n, a, m, b, n)
 
     return multiply_mma
+
+
+@cache
+def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
+    """Make multiply_abt_mma(s, As, Bs, row): s += As[row : row + 8*TM] @ Bs.T, Bs with a row for each column of s.
+
+    Both tiles have `depth` columns.
+    """
+    M, N, A_WORDS = piece.TM // 2, piece.TN // 2, 2 * piece.TM
+    load_a, mma = make_load_a(depth, 16 * M), MMA[dtype]
+
+    @device
+    def multiply_abt_mma(s, As, Bs, row):
+        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(4, uint32)
+        r, c = right_then_down(lane())
+        for x in range(0, depth, 16):
+            load_a(a, As, row, x)
+            for n in range(0, N, 2):
+                ldmatrix_x4(b, 0, Bs, (8 * n + r, swizzled(r, x + c, depth)))
+                for m in range(M):
+                    mma(s, m * N + n, a, m, b, 0)
+                    mma(s, m * N + n + 1, a, m, b, 1)
+
+    return multiply_abt_mma
+
+
+@cache
+def make_multiply_ab_mma(dtype: str, piece: Fragments, depth: int):
+    """Make multiply_ab_mma(acc, a, Bs): acc += A @ Bs, A in fragments by `make_round`, Bs (depth, 4*TN)."""
+    M, N, DEEP, COLUMNS = piece.TM // 2, piece.TN // 2, depth // 16, 4 * piece.TN
+    mma = MMA[dtype]
+
+    @device
+    def multiply_ab_mma(acc, a, Bs):
+        b = cuda.local.array(4, uint32)
+        r, c = down_then_right(lane())
+        for x in range(DEEP):
+            for n in range(0, N, 2):
+                ldmatrix_x4_trans(b, 0, Bs, (16 * x + r, swizzled(r, 8 * n + c, COLUMNS)))
+                for m in range(M):
+                    mma(acc, m * N + n, a, m * DEEP + x, b, 0)
+                    mma(acc, m * N + n + 1, a, m * DEEP + x, b, 1)
+
+    return multiply_ab_mma
+
+
+@cache
+def make_round(dtype: str, piece: Fragments):
+    """Make round_to(a, s): accumulator fragments in 16 bits, as fragments of A for the next product.
+
+    Two neighbouring accumulators of 16 x 8 hold what one A of 16 x 16 holds, lane by lane.
+    """
+    WORDS = piece.size // 2
+    pair = PAIR[dtype]
+
+    @device
+    def round_to(a, s):
+        for n in range(WORDS):
+            a[n] = pair(s[2 * n], s[2 * n + 1])
+
+    return round_to
 
 
 @cache

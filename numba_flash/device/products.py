@@ -18,7 +18,7 @@ from typing import Any
 
 from numba import cuda
 
-from numba_flash.config import Piece
+from numba_flash.config import Fragments, Piece
 from numba_flash.ptx import device, load4
 
 APART = 2  # the lanes of one row are this far apart
@@ -42,8 +42,10 @@ def make_place(CG: int):
 
 
 @cache
-def make_rows_and_columns(piece: Piece):
+def make_rows_and_columns(piece: Piece | Fragments):
     """Make row(rg, r) and column(cg, c): where in the tile an element of a thread's piece is."""
+    if isinstance(piece, Fragments):
+        return fragment_row, fragment_column
     RG, CG, U, V = piece.RG, piece.CG, piece.U, piece.V
 
     @device
@@ -55,6 +57,32 @@ def make_rows_and_columns(piece: Piece):
         return V * (cg + CG * (c // V)) + c % V
 
     return row, column
+
+
+@device
+def fragment_row(rg, r):
+    return rg + 8 * r
+
+
+@device
+def fragment_column(cg, c):
+    return 8 * (c // 2) + 2 * cg + c % 2
+
+
+@cache
+def make_element(piece: Piece | Fragments):
+    """Make element(r, c): where in a thread's local array row r, column c of its piece is."""
+    TN = piece.TN
+
+    @device
+    def row_by_row(r, c):
+        return r * TN + c
+
+    @device
+    def fragment_by_fragment(r, c):
+        return r // 2 * 2 * TN + 4 * (c // 2) + 2 * (r % 2) + c % 2
+
+    return fragment_by_fragment if isinstance(piece, Fragments) else row_by_row
 
 
 @device

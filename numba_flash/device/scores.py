@@ -10,16 +10,16 @@ from functools import cache
 
 from numba import int32
 
-from numba_flash.config import Piece
+from numba_flash.config import Fragments, Piece
 from numba_flash.device.number import number
-from numba_flash.device.products import make_rows_and_columns
+from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device
 
 
 @cache
-def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
+def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
     """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
 
     It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
@@ -27,7 +27,7 @@ def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
     (batch, head, row, column) strides; pairs beyond Nq or Nk are not read.
     """
     TM, TN = piece.TM, piece.TN
-    row_of, column_of = make_rows_and_columns(piece)
+    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     HEIGHT, WIDTH = piece.RG * TM, piece.CG * TN  # of the tile
     N = number(dtype)
     ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
@@ -64,32 +64,36 @@ def make_modify(piece: Piece, score: ScoreOptions, dtype: str):
             for r in range(TM):
                 for c in range(TN):
                     row, col = row0 + row_of(rg, r), col0 + column_of(cg, c)
-                    s[r * TN + c] -= slope * REAL(abs(row + q_offset - col))
+                    s[at(r, c)] -= slope * REAL(abs(row + q_offset - col))
         first_row, first_col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
         height, width = clipped(Nq - first_row, HEIGHT), clipped(Nk - first_col, WIDTH)  # from there on
         if BIAS:
-            at = first_row * bias_strides[2] + first_col * bias_strides[3]
+            start = first_row * bias_strides[2] + first_col * bias_strides[3]
             for r in range(TM):
                 for c in range(TN):
                     row, col = row_of(0, r), column_of(0, c)
                     if row < height and col < width:
-                        s[r * TN + c] += REAL(bias_to_real(bias[at + row * bias_strides[2] + col * bias_strides[3]]))
+                        s[at(r, c)] += REAL(bias_to_real(bias[start + row * bias_strides[2] + col * bias_strides[3]]))
         if MASK:
-            at = first_row * mask_strides[2] + first_col * mask_strides[3]
+            start = first_row * mask_strides[2] + first_col * mask_strides[3]
             for r in range(TM):
                 for c in range(TN):
                     row, col = row_of(0, r), column_of(0, c)
-                    if row < height and col < width and mask[at + row * mask_strides[2] + col * mask_strides[3]] == 0:
-                        s[r * TN + c] = NEG_INF
+                    if (
+                        row < height
+                        and col < width
+                        and mask[start + row * mask_strides[2] + col * mask_strides[3]] == 0
+                    ):
+                        s[at(r, c)] = NEG_INF
 
     return modify
 
 
 @cache
-def make_hide(piece: Piece, dtype: str):
+def make_hide(piece: Piece | Fragments, dtype: str):
     """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
     TM, TN = piece.TM, piece.TN
-    row_of, column_of = make_rows_and_columns(piece)
+    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     NEG_INF = number(dtype).neg_inf
     WIDTH = piece.CG * TN  # of the tile
 
@@ -102,7 +106,7 @@ def make_hide(piece: Piece, dtype: str):
             for c in range(TN):
                 col = int32(column_of(cg, c))
                 if col < lowest or col >= beyond:
-                    s[r * TN + c] = NEG_INF
+                    s[at(r, c)] = NEG_INF
 
     return hide
 
@@ -121,14 +125,14 @@ def make_slope(score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_gradient(piece: Piece, score: ScoreOptions, dtype: str):
+def make_gradient(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
     """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
 
     P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get
     LSE = +inf here, which makes their P zero.
     """
     TM, TN = piece.TM, piece.TN
-    row_of, _ = make_rows_and_columns(piece)
+    (row_of, _), at = make_rows_and_columns(piece), make_element(piece)
     N = number(dtype)
     ZERO, NEG_INF, POS_INF, exp = N.zero, N.neg_inf, -N.neg_inf, N.exp
     SOFTCAP = score.softcap
@@ -143,11 +147,11 @@ def make_gradient(piece: Piece, score: ScoreOptions, dtype: str):
             if lse == NEG_INF or not exists:
                 lse = POS_INF
             for c in range(TN):
-                p = exp(s[r * TN + c] - lse)
-                s[r * TN + c] = p
-                ds = p * (dp[r * TN + c] - delta_row)
+                p = exp(s[at(r, c)] - lse)
+                s[at(r, c)] = p
+                ds = p * (dp[at(r, c)] - delta_row)
                 if SOFTCAP:
-                    ds *= derivative[r * TN + c]
-                dp[r * TN + c] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
+                    ds *= derivative[at(r, c)]
+                dp[at(r, c)] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
 
     return gradient

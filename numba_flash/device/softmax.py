@@ -6,39 +6,39 @@ from functools import cache
 
 from numba import cuda
 
-from numba_flash.config import Piece
+from numba_flash.config import Fragments, Piece
 from numba_flash.device.number import number
-from numba_flash.device.products import APART
+from numba_flash.device.products import make_element
 from numba_flash.ptx import device
 
 ALL_LANES = 0xFFFFFFFF
 
 
 @cache
-def make_online_softmax(piece: Piece, dtype: str):
+def make_online_softmax(piece: Piece | Fragments, dtype: str):
     """Make online_softmax(s, m, l, alpha): s becomes e^(s - m); m and l advance; alpha rescales what came before.
 
-    A row lives in CG lanes, APART from one another. Each lane's l sums its own columns only, until `make_row_sum`.
+    A row lives in CG lanes. Each lane's l sums its own columns only, until `make_row_sum`.
     """
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
     ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
-    row_max = make_row_max(CG, APART)
+    row_max, at = make_row_max(CG, piece.apart), make_element(piece)
 
     @device
     def online_softmax(s, m, l, alpha):
         for r in range(TM):
             m_new = m[r]
             for c in range(TN):
-                m_new = max(m_new, s[r * TN + c])
+                m_new = max(m_new, s[at(r, c)])
             m_new = row_max(m_new)
             pivot = ZERO if m_new == NEG_INF else m_new  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
             alpha[r] = exp(m[r] - pivot)
             m[r] = m_new
             l[r] *= alpha[r]
             for c in range(TN):
-                s[r * TN + c] = exp(s[r * TN + c] - pivot)
-                l[r] += s[r * TN + c]
+                s[at(r, c)] = exp(s[at(r, c)] - pivot)
+                l[r] += s[at(r, c)]
 
     return online_softmax
 

@@ -78,6 +78,13 @@ def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> 
     return "copies" if same and device.compute_capability >= (8, 0) else "vectors"
 
 
+def kind_of_parts(problem: AttentionProblem, *widths: int) -> Loads:
+    """How rows of 16-bit numbers of these widths come from global memory to shared tiles of the same."""
+    if not problem.vector:
+        return "elements"
+    return "copies" if all(width % 8 == 0 for width in widths) else "parts"
+
+
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:
     """Why a rung before flash2 cannot solve the problem in a grid of so many blocks; empty if it can."""
     score = problem.score

@@ -1,0 +1,141 @@
+"""FlashAttention-2 forward on tensor cores.        New here: P stays in registers, as the next product's operand.
+
+Paper      Dao 2023, arXiv:2307.08691, Algorithm 1; a warp owns rows, so that softmax needs no other warp ("split Q")
+Grid       (Tr * B*Hq,)     Threads 32 a warp: a warp owns 8*TM rows of S and O, its lanes `Fragments` of them
+Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
+On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
+           s, acc in accumulator fragments of 16 x 8, p in fragments of 16 x 16, m, l, alpha TM     registers
+Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
+Units      s, m, LSE in nats, scale applied; P rounded to 16 bits for its product alone
+Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
+Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+from numba import cuda, float32, uint16, uint32
+from numba.types import uint8
+
+from numba_flash.config import Loads, Tiles
+from numba_flash.device.fragments import (
+    lane,
+    make_multiply_ab_mma,
+    make_multiply_abt_mma,
+    make_round,
+    make_write_fragments,
+)
+from numba_flash.device.number import number
+from numba_flash.device.products import make_element
+from numba_flash.device.scores import make_hide, make_modify, make_slope
+from numba_flash.device.softmax import make_online_softmax, make_row_sum
+from numba_flash.device.swizzled import make_load_swizzled
+from numba_flash.device.tiles import fill, head, make_pipeline
+from numba_flash.problem import ScoreOptions
+from numba_flash.ptx import device, global_view, shared_tile
+from numba_flash.rungs.flash2_mma_forward import pieces
+from numba_flash.tiling import all_visible, cdiv, key_blocks
+
+
+@cache
+def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions):
+    """The kernel for one set of tile sizes, storage dtype, kind of loads and score options."""
+    Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
+    scores, out = pieces(tiles)
+    SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
+    n = number(dtype)
+    ZERO, ONE, NEG_INF = n.zero, n.one, n.neg_inf
+    BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
+    Q_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Bc, D), (Bc, DV)
+    K_AT = 2 * Br * D
+    V_AT = K_AT + 2 * Bc * D
+
+    load_q, load_k, load_v = (
+        make_load_swizzled(rows, columns, tiles.threads, loads) for rows, columns in ((Br, D), (Bc, D), (Bc, DV))
+    )
+    commit, wait = make_pipeline(loads)
+    multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc)
+    modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
+    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG)
+    round_to, at = make_round(dtype, scores), make_element(out)
+    write_o = make_write_fragments(dtype, HEIGHT, DV, loads != "elements")
+
+    @device
+    def rescale(acc, alpha):
+        for r in range(TM):
+            for c in range(TD):
+                acc[at(r, c)] *= alpha[r]
+
+    @device
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # Algorithm 1, lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+        for r in range(TM):
+            row, total = row0 + rg + 8 * r, row_sum(l[r])
+            l[r] = ZERO if total == ZERO else ONE / total
+            if cg == 0 and row < Nq:
+                LSEh[row] = NEG_INF if total == ZERO else m[r] + float32(math.log(total))
+        rescale(acc, l)
+
+    def flash2_mma_forward(
+        Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+    ):  # fmt: skip
+        Hq, Hk, Nq, Nk, d, dv = sizes
+        first, last, q_offset = band
+        Qi = shared_tile(0, Q_SHAPE, uint16)
+        Kj, Vj = shared_tile(K_AT, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
+        warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
+        rg, cg = warp_row + lane() // 4, lane() % 4
+        Tr = cdiv(Nq, Br)
+        i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
+        b, h = bh // Hq, bh % Hq
+        hk = h // (Hq // Hk)
+        Qh, Kh = global_view(Q, head(Q_strides, b, h), uint16), global_view(K, head(K_strides, b, hk), uint16)
+        Vh, Oh = global_view(V, head(V_strides, b, hk), uint16), global_view(O, bh * Nq * dv, uint16)
+        bias_h, mask_h = (
+            global_view(bias, head(bias_strides, b, h), BIAS),
+            global_view(mask, head(mask_strides, b, h), uint8),
+        )
+        slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
+        s, derivative, p = (
+            cuda.local.array(SCORES, float32),
+            cuda.local.array(SCORES, float32),
+            cuda.local.array(P, uint32),
+        )
+        acc = cuda.local.array(OUT, float32)
+        m, l, alpha = cuda.local.array(TM, float32), cuda.local.array(TM, float32), cuda.local.array(TM, float32)
+        fill(m, TM, NEG_INF)
+        fill(l, TM, ZERO)
+        fill(acc, OUT, ZERO)
+        begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
+        load_q(Qi, 0, Qh, Q_strides, i * Br, 0, Nq, d)
+        load_k(Kj, 0, Kh, K_strides, begin * Bc, 0, Nk, d)
+        commit()
+        for j in range(begin, end):  # K and V come by turns: Vj while S is computed, the next Kj while O is
+            wait(0)
+            cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes
+            load_v(Vj, 0, Vh, V_strides, j * Bc, 0, Nk, dv)
+            commit()
+            fill(s, SCORES, ZERO)
+            multiply_qk(s, Qi, Kj, warp_row)  # line 8: S = Qi Kj^T
+            cuda.syncthreads()  # everyone has read Kj before it changes
+            if j + 1 < end:
+                load_k(Kj, 0, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
+            commit()
+            modify(
+                s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
+                bias_h, bias_strides, mask_h, mask_strides,
+            )  # fmt: skip
+            if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
+                hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
+            online_softmax(s, m, l, alpha)  # line 9: m, P~, l
+            rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
+            round_to(p, s)
+            wait(1)
+            cuda.syncthreads()  # Vj is written before anyone reads it
+            multiply_pv(acc, p, Vj)
+        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
+        write_o(Oh, dv, acc, i * Br + warp_row, 0, Nq, dv)
+
+    return flash2_mma_forward
