@@ -11,8 +11,9 @@ from numba_flash.simulator import SIMULATED
 LANES = 32  # of a warp
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
-# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed.
-Loads = Literal["elements", "vectors", "copies"]
+# copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed;
+# "parts" are such copies of rows that do not end on 16 bytes.
+Loads = Literal["elements", "vectors", "copies", "parts"]
 
 # How a piece is added to global memory: element by element, or four at a time (sm_90).
 Adds = Literal["scalars", "vectors"]

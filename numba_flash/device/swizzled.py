@@ -9,14 +9,21 @@ from __future__ import annotations
 from functools import cache
 from math import gcd
 
-from numba import cuda, uint16
+import numpy as np
+from numba import cuda, int32, uint16
 
 from numba_flash.config import Loads
-from numba_flash.device.tiles import NOTHING, clipped
-from numba_flash.ptx import copy_part, device
+from numba_flash.ptx import copy, copy_part, device
 from numba_flash.tiling import swizzled
 
 CHUNK = 8  # elements
+NONE, WHOLE, FAR = np.int32(0), np.int32(CHUNK), np.int32(2**30)
+
+
+@device
+def left(n):
+    """How many rows or columns are left, in 32 bits: all beyond 2^30 are one to a tile."""
+    return int32(min(n, FAR))
 
 
 @cache
@@ -25,10 +32,10 @@ def make_load_swizzled(rows: int, columns: int, threads: int, loads: Loads):
 
     They are rows top.. of the tile, whose width is `columns`; what lies beyond (N, width) becomes 0. `X` is a view of
     one head, `strides` the whole array's (batch, head, row, column) strides in elements. All threads take part; no
-    barrier inside. With "copies" the rows arrive later: see `make_pipeline`.
+    barrier inside. With "copies" and "parts" the rows arrive later: see `make_pipeline`.
     """
-    COPIES = loads == "copies"
-    PIECE = CHUNK if COPIES else 1  # elements that a thread moves at once
+    ELEMENTS, PARTS = loads == "elements", loads == "parts"
+    PIECE = 1 if ELEMENTS else CHUNK  # elements that a thread moves at once
     ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
     WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
     EVEN = rows % ROWS == 0
@@ -37,20 +44,22 @@ def make_load_swizzled(rows: int, columns: int, threads: int, loads: Loads):
     @device
     def load_swizzled(tile, top, X, strides, row, col, N, width):
         r, c = cuda.threadIdx.x // ACROSS, cuda.threadIdx.x % ACROSS * PIECE
-        step = 1 if COPIES else strides[3]
-        height = clipped(N - row - r, rows)
+        step = strides[3] if ELEMENTS else 1
+        below, beside = int32(left(N - row) - r), left(width - col)
         for x in range(c, c + columns, WIDTH):
             at = (row + r) * strides[2] + (col + x) * step
-            inside = clipped(width - col - x, PIECE)
+            inside = int32(beside - x)
             for y in range(0, rows, ROWS):
                 if EVEN or r + y < rows:
-                    count = inside if y < height else NOTHING
                     to = top + r + y, swizzled(r + y, x, columns)
-                    if COPIES:
-                        copy_part(tile, to, X, at, CHUNK, count)
+                    exists = int32(y) < below and inside > NONE
+                    if ELEMENTS:
+                        element = X[at if exists else 0]  # a load for every thread: no branch delays others
+                        tile[to] = element if exists else ZERO
+                    elif PARTS:
+                        copy_part(tile, to, X, at, CHUNK, min(inside, WHOLE) if exists else NONE)
                     else:
-                        element = X[at if count > 0 else 0]  # a load for every thread: no branch delays others
-                        tile[to] = element if count > 0 else ZERO
+                        copy(tile, to, X, at, CHUNK, exists)
                 at += ROWS * strides[2]
 
     return load_swizzled

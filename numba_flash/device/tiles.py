@@ -143,7 +143,7 @@ def make_pipeline(loads: Loads):
     A barrier after the wait makes the tiles of all threads visible to all. Loads that are no asynchronous copies are
     complete at once.
     """
-    COPIES = loads == "copies"
+    COPIES = loads in ("copies", "parts")
 
     @device
     def commit():
