@@ -36,5 +36,9 @@ for kernel in ("matmul_naive", "matmul_tiled", "matmul_registers"):
     for shape in ((64, 64, 64), (65, 33, 70)):
         M, K, N = shape
         nf.matmul(cp.ones((M, K), "float32"), cp.ones((K, N), "float32"), kernel=kernel)
+for dtype in ("float16", "bfloat16"):
+    for M, K, N in ((64, 64, 64), (300, 200, 520), (65, 33, 70)):
+        a, b = cp.ones((M, K), "float32").astype(dtype), cp.ones((K, N), "float32").astype(dtype)
+        nf.matmul(a, b, kernel="matmul_mma", out_dtype="float32")
 cp.cuda.Device().synchronize()
 print("every kernel ran")

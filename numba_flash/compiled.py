@@ -134,6 +134,7 @@ def plain_problems(operation: str) -> Iterator[Any]:
             yield replace(problem, vector=False)
         if operation == MATMUL and problem.real != dtype:
             yield replace(problem, out_dtype=problem.real)
+            yield replace(problem, K=problem.K + 4)
     if operation in ATTENTION:
         yield from (specimen(operation, dtype, d=USUAL_D, **EVERY_OPTION) for dtype in FLOATS)
 

@@ -65,7 +65,7 @@ def ladder_table(device: Device | None) -> Table:
     """One line per rung: what it adds, and whether it runs here."""
     table = Table("kernel", "new here", "here", title="The ladder", title_justify="left")
     for rung in LADDER:
-        reasons = rung.why_not(specimen(rung.operation, N=1024, H=8), device)
+        reasons = rung.why_not(specimen(rung.operation, rung.usual_dtype, N=1024, H=8), device)
         available = "simulated" if device is SIMULATOR and rung.on_gpu else "available"
         table.add_row(rung.name, rung.idea, "; ".join(reasons) or available)
     return table
@@ -74,8 +74,8 @@ def ladder_table(device: Device | None) -> Table:
 def ladder_markdown() -> str:
     """The README's table: what each rung of the GPU adds, computes and moves."""
     lines = [
-        "Counted for float32, 8 heads of 4096 positions and d = 64, and for 4096 x 4096 matrices, with the tiles of an",
-        "H100; every read and write of a thread counts, whatever a cache spares it.",
+        "Counted for float32 (bfloat16 on tensor cores), 8 heads of 4096 positions and d = 64, and for 4096 x 4096",
+        "matrices, with the tiles of an H100; every read and write of a thread counts, whatever a cache spares it.",
         "",
         "| kernel | new here | Gflop | global memory, GB | shared memory, GB |",
         "|---|---|---|---|---|",
@@ -83,7 +83,7 @@ def ladder_markdown() -> str:
     for rung in LADDER:
         if not rung.on_gpu:
             continue
-        problem = specimen(rung.operation, N=4096, H=8)
+        problem = specimen(rung.operation, rung.usual_dtype, N=4096, H=8)
         traffic = rung.load().traffic(problem, SIMULATOR)
         shared = traffic.shared_read + traffic.shared_written
         figures = (rung.flops(problem), rung.bytes(problem, SIMULATOR), shared)

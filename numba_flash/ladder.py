@@ -10,7 +10,7 @@ from typing import Any
 from numba_flash.arrays import gpu_count
 from numba_flash.config import Device, current_device
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.problem import AttentionProblem, Reasons, visible_pairs
+from numba_flash.problem import FLOATS, AttentionProblem, Reasons, visible_pairs
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import SoftmaxProblem
 
@@ -42,7 +42,7 @@ class Rung:
     """One implementation of one operation.
 
     `family` is the name that serves several operations; `archs` are the architectures that its kernels compile for,
-    none for a rung of the CPU.
+    none for a rung of the CPU, and `dtypes` what it takes.
     """
 
     name: str
@@ -53,6 +53,12 @@ class Rung:
     paper: str
     archs: tuple[str, ...]
     flops: Callable[[Any], int]
+    dtypes: tuple[str, ...] = FLOATS
+
+    @property
+    def usual_dtype(self) -> str:
+        """What it is looked at with: float32, or where it takes none, bfloat16."""
+        return "float32" if "float32" in self.dtypes else "bfloat16"
 
     @property
     def on_gpu(self) -> bool:
@@ -76,11 +82,13 @@ class Rung:
             return ["no GPU that CuPy can use"]
         if device.simulated and problem.device is not None:
             return ["the operands lie on a GPU, but NUMBA_ENABLE_CUDASIM=1 simulates one in host memory"]
-        return self.load().why_not(problem, device)
+        unfit = [] if problem.dtype in self.dtypes else [f"{problem.dtype} (needs {' or '.join(self.dtypes)})"]
+        return unfit + self.load().why_not(problem, device)
 
 
 SIMT = ("sm_75", "sm_80", "sm_90")
 MMA = ("sm_80", "sm_90")
+HALVES = ("float16", "bfloat16")
 
 LADDER = (
     Rung("softmax_safe", "numba_flash.rungs.softmax_safe", SOFTMAX, "softmax_safe",
@@ -100,7 +108,7 @@ LADDER = (
     Rung("matmul_registers", "numba_flash.rungs.matmul_registers", MATMUL, "matmul_registers",
          "register tiles: a thread owns 8 x 16 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("matmul_mma", "numba_flash.rungs.matmul_mma", MATMUL, "matmul_mma",
-         "tensor cores; tiles arrive while others are multiplied", "PTX ISA, mma.sync", MMA, matmul_flops),
+         "tensor cores; tiles arrive while others are multiplied", "PTX ISA, mma.sync", MMA, matmul_flops, HALVES),
     Rung("flash1_forward", "numba_flash.rungs.flash1_forward", FORWARD, "flash1",
          "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
     Rung("flash1_backward", "numba_flash.rungs.flash1_backward", BACKWARD, "flash1",

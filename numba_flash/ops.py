@@ -316,7 +316,8 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     out_dtype : dtype or its name, optional
         Of the result; the inputs' by default.
     kernel : str
-        "auto", "matmul_naive", "matmul_tiled", "matmul_registers" or "cpu" (NumPy's product).
+        "auto", "matmul_naive", "matmul_tiled", "matmul_registers", "matmul_mma" (float16 and bfloat16 on the tensor
+        cores of sm_80 and later) or "cpu" (NumPy's product).
     stream : optional
         As in `flash_attention`.
 

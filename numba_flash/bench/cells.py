@@ -56,11 +56,13 @@ class Cell:
 
 
 def plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
-    """The cells of a run: the whole grid in `dtypes`; by default in float32, and a little float64."""
+    """The cells of a run: the whole grid in `dtypes`; by default in float32, and a little float64 and float16."""
     if quick:
         return [cell for dtype in dtypes or ["float32"] for cell in cells(dtype, (64,), (1024,), (False,), (1024,))]
     whole = [c for t in dtypes or ["float32"] for c in cells(t, (64, 128), (2048, 4096), (False, True), (4096, 8192))]
-    return whole if dtypes else whole + attention_cells("float64", (64,), (2048,), (False,), teaching=False)
+    tensor_cores = [Cell(MATMUL, "float16", n, teaching=False) for n in (4096, 8192)]
+    others = [*attention_cells("float64", (64,), (2048,), (False,), teaching=False), *tensor_cores]
+    return whole if dtypes else whole + others
 
 
 def cells(
@@ -90,7 +92,7 @@ def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
 def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
     """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any."""
     rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and (not patterns or matches(r, patterns))]
-    return [r for r in rungs if cell.teaching or r.name in FASTEST_FIRST]
+    return [r for r in rungs if cell.dtype in r.dtypes and (cell.teaching or r.name in FASTEST_FIRST)]
 
 
 def matches(rung: Rung, patterns: Collection[str]) -> bool:

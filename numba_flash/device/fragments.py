@@ -6,6 +6,7 @@ A warp owns WM x WN elements of a product, as WM/16 x WN/8 accumulator fragments
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from numba import cuda, uint32
 
@@ -150,7 +151,7 @@ def make_round(dtype: str, piece: Fragments):
 def make_write2(dtype: str, vector: bool):
     """Make write2(view, at, count, x, y): write the first `count` of two float32 to neighbouring elements."""
     to_stored = number(dtype).to_stored
-    pair = PAIR.get(dtype)
+    pair: Any = PAIR.get(dtype)
 
     @device
     def write2_words(view, at, count, x, y):

@@ -40,7 +40,7 @@ def make_matmul_mma(tiles: MmaTiles, dtype: str, out_dtype: str, loads: Loads):
     load_b = make_load_swizzled(BK, BN, tiles.threads, loads)
     commit, wait = make_pipeline(loads)
     multiply = make_multiply_mma(dtype, WM, WN, BK, BN)
-    write_c = make_write_fragments(out_dtype, WM, WN, loads == "copies")
+    write_c = make_write_fragments(out_dtype, WM, WN, loads != "elements")
 
     @ptx.device
     def fetch(As, Bs, stage, A, A_strides, B, B_strides, row0, col0, x, M, N, K):

@@ -62,12 +62,9 @@ def grid_reasons(blocks: int) -> list[str]:
     return [f"{blocks} blocks > {LARGEST_GRID}"] if blocks > LARGEST_GRID else []
 
 
-def tensor_core_reasons(dtype: str, device: Device) -> list[str]:
-    """Why the 16-bit tensor cores of sm_80 and later cannot multiply numbers of this dtype on a device."""
-    reasons = [f"{dtype} (needs float16 or bfloat16)"] if ITEMSIZE[dtype] != 2 else []
-    if device.compute_capability < (8, 0):
-        reasons.append(f"this GPU is {device.arch} (needs sm_80 or later)")
-    return reasons
+def mma_reasons(device: Device) -> list[str]:
+    """Why a device cannot run kernels for the tensor cores of sm_80; empty if it can."""
+    return [f"this GPU is {device.arch} (needs sm_80 or later)"] if device.compute_capability < (8, 0) else []
 
 
 def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> Loads:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import LANES, Device, Loads, MmaTiles
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.rungs.arguments import grid_reasons, tensor_core_reasons
+from numba_flash.rungs.arguments import grid_reasons, mma_reasons
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
 from numba_flash.traffic import Traffic
@@ -17,13 +17,16 @@ WIDTH = 2  # bytes of a number in shared memory
 # By kind of loads: one element at a time needs registers for addresses. Both fit the 99 KB of sm_86.
 CONFIGS: dict[Loads, MmaTiles] = {
     "copies": MmaTiles(128, 256, 32, 64, 64, stages=4),
+    "parts": MmaTiles(128, 256, 32, 64, 64, stages=4),
     "elements": MmaTiles(128, 128, 32, 64, 32, stages=2),
 }
 
 
 def loads_of(problem: MatmulProblem) -> Loads:
     """How tiles come from global memory: 16-bit numbers stay what they are."""
-    return "copies" if problem.vector else "elements"
+    if not problem.vector:
+        return "elements"
+    return "copies" if problem.K % 8 == 0 == problem.N % 8 else "parts"
 
 
 def tiles_of(problem: MatmulProblem) -> MmaTiles:
@@ -38,7 +41,7 @@ def shared_bytes(t: MmaTiles) -> int:
 
 def why_not(problem: MatmulProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return tensor_core_reasons(problem.dtype, device) + grid_reasons(grid(problem, tiles_of(problem)))
+    return mma_reasons(device) + grid_reasons(grid(problem, tiles_of(problem)))
 
 
 def grid(problem: MatmulProblem, t: MmaTiles) -> int:

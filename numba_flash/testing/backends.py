@@ -59,8 +59,8 @@ class Backend:
         The `kernel=` of its gradient, where it is another one.
     options : names of `strategies.OPTIONS`
         Which ones the kernel takes.
-    products : names
-        The kernels of matmul.
+    products, tensor_products : names
+        The kernels of matmul, and those that take 16-bit numbers alone.
     softmaxes : names
         The kernels of softmax.
     cases_per_example : int
@@ -81,6 +81,7 @@ class Backend:
     product_sizes: Mapping[str, Any]
     row_sizes: Mapping[str, Any]
     backward: str = ""
+    tensor_products: tuple[str, ...] = ()
     options: Set[str] = OPTIONS
     to_device: Callable[[Array], Any] = unchanged
     to_numpy: Callable[[Any], Array] = unchanged
@@ -100,6 +101,10 @@ class Backend:
     def before_flash2(self, kernel: str, backward: str) -> Backend:
         """The same with an older rung of attention, and the rung or family of its gradient."""
         return replace(self, kernel=kernel, backward=backward, options=OPTIONS - SCORE_OPTIONS)
+
+    def products_of(self, dtype: Any) -> tuple[str, ...]:
+        """The kernels of matmul that take a dtype."""
+        return self.products + (self.tensor_products if np.dtype(dtype).itemsize == 2 else ())
 
     def matmul_cases(self, **restrictions: Any) -> SearchStrategy[MatmulCase]:
         """The same for matrix products."""
@@ -174,6 +179,7 @@ SIMULATOR = Backend(
     name="simulator",
     kernel="flash2",
     products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    tensor_products=("matmul_mma",),
     softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=1,
     sizes={"tiles": (8, 8), "max_rows": 19, "max_depth": 20, "max_scores": 640},
@@ -184,6 +190,7 @@ GPU = Backend(
     name="gpu",
     kernel="flash2",
     products=("matmul_naive", "matmul_tiled", "matmul_registers"),
+    tensor_products=("matmul_mma",),
     softmaxes=("softmax_safe", "softmax_online"),
     cases_per_example=3,
     sizes={"tiles": (128, 32), "max_rows": 300, "max_depth": 128, "max_scores": 2**20, "few_kernels": True},

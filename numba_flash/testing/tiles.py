@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from unittest.mock import patch
 
-from numba_flash.config import MatmulTiles, Tiles
+from numba_flash.config import MatmulTiles, MmaTiles, Tiles
 from numba_flash.device.products import APART, steps_of
 from numba_flash.planners import forget_plans
 
@@ -25,11 +25,12 @@ def other_plans() -> Iterator[None]:
 
 @contextmanager
 def tiny_tiles() -> Iterator[None]:
-    """Run kernels with tiles of about 8 x 8 and blocks of at most a warp: what the simulator runs fast."""
+    """Run kernels with tiles of about 8 x 8 and blocks of a warp, on tensor cores two: what the simulator runs fast."""
     tiles, key_tiles = Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8)
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
     products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
-    with attention_tiles(tiles, key_tiles), products, block_threads(8), first_tiles(*first):
+    tensor = mma_tiles(MmaTiles(32, 16, 16, 16, 16, stages=3, group=2))
+    with attention_tiles(tiles, key_tiles), products, tensor, block_threads(8), first_tiles(*first):
         yield
 
 
@@ -100,6 +101,18 @@ def matmul_rules(t: MatmulTiles) -> Rules:
     }
 
 
+def mma_rules(t: MmaTiles) -> Rules:
+    """What matmul_mma asks of its tile sizes."""
+    return {
+        "every element has an owner": t.BM % t.WM == 0 == t.BN % t.WN,
+        "a warp owns whole fragments, B's in pairs": t.WM % 16 == 0 == t.WN % 16 and 0 < t.WM * t.WN <= 64 * 64,
+        "fragments are 16 deep": t.BK % 16 == 0 < t.BK,
+        "rows of shared tiles are a power of 2 of chunks": t.BK & (t.BK - 1) == 0 == t.BN & (t.BN - 1),
+        "one pair of tiles is multiplied while others arrive": t.stages >= 2,
+        "at most 1024 threads": 0 < t.threads <= 1024,
+    }
+
+
 def broken(rules: Rules) -> list[str]:
     """The rules that do not hold."""
     return [rule for rule, holds in rules.items() if not holds]
@@ -166,4 +179,12 @@ def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
         patch.object(tiled, "CONFIGS", [tile]),
         patch.dict(registered.CONFIGS, dict.fromkeys(registered.CONFIGS, registers)),
     ):
+        yield
+
+
+@contextmanager
+def mma_tiles(tiles: MmaTiles) -> Iterator[None]:
+    """Run matmul_mma with other tile sizes, however it loads: `mma_rules`."""
+    table = import_module("numba_flash.rungs.matmul_mma").CONFIGS
+    with other_plans(), patch.dict(table, dict.fromkeys(table, tiles)):
         yield

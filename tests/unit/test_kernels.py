@@ -8,8 +8,9 @@ import pytest
 
 from numba_flash import flash_attention, flash_attention_backward, reference, simulator
 from numba_flash.arrays import ITEMSIZE, read
-from numba_flash.config import SIMULATOR, Tiles
+from numba_flash.config import SHARED_BYTES, SIMULATOR, Tiles, device_of_arch
 from numba_flash.device.number import number
+from numba_flash.ladder import LADDER
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
 from numba_flash.rungs import (
     arguments,
@@ -20,17 +21,28 @@ from numba_flash.rungs import (
     flash1_forward,
     flash2_backward,
     flash2_forward,
+    matmul_mma,
     matmul_registers,
     matmul_tiled,
 )
 from numba_flash.rungs.passes import convert, delta, merge
 from numba_flash.runtime import launch
-from numba_flash.testing.tiles import attention_tiles, broken, forward_rules, key_rules, matmul_rules, query_rules
+from numba_flash.specimen import specimen
+from numba_flash.testing.tiles import (
+    attention_tiles,
+    broken,
+    forward_rules,
+    key_rules,
+    matmul_rules,
+    mma_rules,
+    query_rules,
+)
 from numba_flash.testing.tolerance import assert_close
 
 from .helpers import DTYPES, in_simulator, normal
 
 KB = 1024
+MMA_ARCHS = [arch for arch in SHARED_BYTES if arch != "sm_75"]
 UNASKED_SHARED_BYTES = 48 * KB  # what every GPU gives a block
 RULES = {"forward": forward_rules, "keys": key_rules, "queries": query_rules}
 TABLES = {
@@ -150,8 +162,21 @@ def test_tiles_of_flash1_are_legal(module):
 def test_matmul_tiles_are_legal():
     for t in matmul_registers.CONFIGS.values():
         assert t.threads % 32 == 0 and broken(matmul_rules(t)) == []
+    for t in matmul_mma.CONFIGS.values():
+        assert broken(mma_rules(t)) == [] and matmul_mma.shared_bytes(t) <= min(
+            SHARED_BYTES[arch] for arch in MMA_ARCHS
+        )
     for T in matmul_tiled.CONFIGS:
         assert T * T <= 1024
+
+
+def test_tensor_cores_need_sm_80_and_16_bits():
+    (rung,) = (rung for rung in LADDER if rung.name == "matmul_mma")
+    for dtype in DTYPES:
+        for arch in SHARED_BYTES:
+            reasons = rung.why_not(specimen(rung.operation, dtype), device_of_arch(arch))
+            wide = [] if dtype in ("float16", "bfloat16") else [f"{dtype} (needs float16 or bfloat16)"]
+            assert reasons == wide + [f"this GPU is {arch} (needs sm_80 or later)"] * (arch == "sm_75")
 
 
 def test_tiles_count_their_threads():

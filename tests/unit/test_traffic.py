@@ -41,7 +41,13 @@ ATTENTION_PROBLEMS = (
         "bias": {"N": 16, "d": 32, "score": ScoreOptions(bias="float16")},
     }
 )
-MATMUL_PROBLEMS = PROBLEMS | ELEMENTS | {"shapes": {"N": 16, "B": 2, "M": 32, "K": 8, "out_dtype": "float64"}}
+MATMUL_PROBLEMS = {
+    **PROBLEMS,
+    "half": {"N": 32, "dtype": "bfloat16"},
+    "deep": {"N": 32, "K": 80, "dtype": "float16", "out_dtype": "float32"},
+    "elements": {"N": 32, "dtype": "float16", "vector": False},
+    "shapes": {"N": 16, "B": 2, "M": 32, "K": 8, "out_dtype": "float64"},
+}
 
 
 def cases():
@@ -49,7 +55,8 @@ def cases():
     for rung in RUNGS:
         problems = {MATMUL: MATMUL_PROBLEMS, **dict.fromkeys(ATTENTION, ATTENTION_PROBLEMS)}
         for name, sizes in problems.get(rung.operation, PROBLEMS).items():
-            yield pytest.param(rung, specimen(rung.operation, **sizes), name == "plain", id=f"{rung.name}-{name}")
+            required = sizes.get("dtype", "float32") == rung.usual_dtype and name in ("plain", "half")
+            yield pytest.param(rung, specimen(rung.operation, **sizes), required, id=f"{rung.name}-{name}")
 
 
 def count(launches):
@@ -155,7 +162,7 @@ class TestCounting:
 
 @pytest.mark.parametrize("operation", dict.fromkeys(rung.operation for rung in RUNGS))
 def test_traffic_falls_as_the_ladder_rises(operation):
-    problem = specimen(operation, N=4096, H=8)
     rungs = [rung for rung in RUNGS if rung.operation == operation]
     for lower, upper in itertools.pairwise(rungs):
+        problem = specimen(operation, upper.usual_dtype, N=4096, H=8)
         assert upper.bytes(problem, SIMULATOR) < lower.bytes(problem, SIMULATOR), f"{upper.name} after {lower.name}"
