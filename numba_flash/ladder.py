@@ -118,7 +118,7 @@ LADDER = (
     Rung("flash2_backward", "numba_flash.rungs.flash2_backward", BACKWARD, "flash2",
          "P from LSE; delta; a block owns key rows, dQ is summed", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
     Rung("flash2_mma_forward", "numba_flash.rungs.flash2_mma_forward", FORWARD, "flash2_mma",
-         "P stays in registers, as an operand of tensor cores", "Dao 2023, arXiv:2307.08691", MMA, forward_flops),
+         "tensor cores; P stays in registers, as an operand", "Dao 2023, arXiv:2307.08691", MMA, forward_flops, HALVES),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",

@@ -8,10 +8,10 @@ from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_tiles,
     kind_of_parts,
+    mma_reasons,
     option_bytes,
     reasons_against,
     score_arguments,
-    tensor_core_reasons,
 )
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, count_key_blocks
@@ -26,7 +26,6 @@ CONFIGS = {
     (4, 128): [Tiles(128, 64, 128, 128, 2, 4)],
     (4, 256): [
         Tiles(128, 64, 256, 256, 2, 4),
-        Tiles(64, 64, 256, 256, 2, 4),
         Tiles(64, 32, 256, 256, 2, 4),
     ],
 }
@@ -44,7 +43,9 @@ def pieces(t: Tiles) -> tuple[Fragments, Fragments]:
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return tensor_core_reasons(problem.dtype, device) or reasons_against(CONFIGS, shared_bytes, problem, device)
+    if ITEMSIZE[problem.dtype] != WIDTH:
+        return mma_reasons(device)  # the ladder says which dtypes it takes
+    return mma_reasons(device) + reasons_against(CONFIGS, shared_bytes, problem, device)
 
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:

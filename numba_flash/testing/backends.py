@@ -102,6 +102,11 @@ class Backend:
         """The same with an older rung of attention, and the rung or family of its gradient."""
         return replace(self, kernel=kernel, backward=backward, options=OPTIONS - SCORE_OPTIONS)
 
+    def on_tensor_cores(self, kernel: str, backward: str) -> Backend:
+        """The same with a rung of attention for 16-bit numbers, and the rung or family of its gradient."""
+        sizes = {**self.sizes, "dtypes": ("float16", "bfloat16"), "tiles": (16, 16)}
+        return replace(self, kernel=kernel, backward=backward, sizes=sizes)
+
     def products_of(self, dtype: Any) -> tuple[str, ...]:
         """The kernels of matmul that take a dtype."""
         return self.products + (self.tensor_products if np.dtype(dtype).itemsize == 2 else ())

@@ -30,7 +30,8 @@ def tiny_tiles() -> Iterator[None]:
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
     products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
     tensor = mma_tiles(MmaTiles(32, 16, 16, 16, 16, stages=3, group=2))
-    with attention_tiles(tiles, key_tiles), products, tensor, block_threads(8), first_tiles(*first):
+    fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4))
+    with attention_tiles(tiles, key_tiles), products, tensor, fragments, block_threads(8), first_tiles(*first):
         yield
 
 
@@ -98,6 +99,18 @@ def matmul_rules(t: MatmulTiles) -> Rules:
         "eight threads load a row of A together": t.threads % 8 == 0 and 0 < t.threads <= 1024,
         "elements are loaded in fours": t.BK % 4 == 0,
         "C fits": sums_fit(t.TM * t.TN, t.BK),
+    }
+
+
+def fragment_rules(t: Tiles) -> Rules:
+    """What flash2 on tensor cores asks of its tile sizes."""
+    return {
+        "four lanes share a row of a fragment": t.CG == 4,
+        "a warp owns 16 rows for every two of a thread": t.rows % 2 == 0 == t.Br % (8 * t.rows) and t.rows > 0,
+        "threads are at most 1024": 0 < t.threads <= 1024,
+        "keys are the depth of a product, 16 at a time": t.Bc % 16 == 0 < t.Bc,
+        "rows of shared tiles are a power of 2 of chunks": t.D & (t.D - 1) == 0 == t.DV & (t.DV - 1),
+        "a thread owns whole fragments of a head, in pairs": t.D % 16 == 0 == t.DV % 16,
     }
 
 
@@ -179,6 +192,16 @@ def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
         patch.object(tiled, "CONFIGS", [tile]),
         patch.dict(registered.CONFIGS, dict.fromkeys(registered.CONFIGS, registers)),
     ):
+        yield
+
+
+@contextmanager
+def fragment_tiles(tiles: Tiles) -> Iterator[None]:
+    """Run flash2 on tensor cores with other tile sizes: `fragment_rules`. Head dimensions are fitted to the problem."""
+    if rules := broken(fragment_rules(tiles)):
+        raise ValueError(f"{tiles} breaks these rules: {'; '.join(rules)}")
+    table = import_module("numba_flash.rungs.flash2_mma_forward").CONFIGS
+    with other_plans(), patch.dict(table, dict.fromkeys(table, [tiles])):
         yield
 
 
