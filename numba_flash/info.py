@@ -124,7 +124,12 @@ def form(v: Variant) -> str:
     """How a kernel reads its operands, and what else sets it apart from the others of its name."""
     p = v.problem
     out = getattr(p, "out_dtype", p.dtype)
-    more = {"options": v.options, "deterministic": getattr(p, "deterministic", False), f"to {out}": out != p.dtype}
+    more = {
+        "parts": getattr(p, "K", 0) % 8 != 0,
+        "options": v.options,
+        "deterministic": getattr(p, "deterministic", False),
+        f"to {out}": out != p.dtype,
+    }
     return ", ".join(["vector" if v.vector else "element", *(name for name, here in more.items() if here)])
 
 

@@ -67,9 +67,16 @@ class Block:
                 raise
 
     def _released(self) -> list[Thread]:
-        """The threads whose gates are open, as they are numbered."""
+        """The threads whose gates are open, as they are numbered; where warps wait alone, those of one warp.
+
+        So a warp runs ahead of the others until a barrier stops it, and where one is missing, it goes too far.
+        """
         released = []
-        for gate in [gate for gate in self.gates.values() if gate.is_open()]:
+        gates = [gate for gate in self.gates.values() if gate.is_open()]
+        if warps := sorted({gate.warp for gate in gates if gate.warp is not None}):
+            self._arrange(warps)
+            gates = [gate for gate in gates if gate.warp == warps[0]]
+        for gate in gates:
             del self.gates[gate.key]
             released += gate.release()
         released.sort(key=attrgetter("index"))

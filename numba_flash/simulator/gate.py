@@ -23,6 +23,7 @@ class Gate:
     """
 
     error: type[RuntimeError] = Deadlock  # what it is if everyone waits and nothing opens
+    warp: int | None = None  # whose threads alone wait here, and may run ahead of others
 
     def __init__(self, name: str, key: Hashable = None) -> None:
         self.name = name

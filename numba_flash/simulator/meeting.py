@@ -10,7 +10,7 @@ from .callpath import CallPath, where
 from .errors import DivergentBarrier
 from .gate import Gate
 from .report import listed
-from .thread import Thread
+from .thread import WARP, Thread
 
 Combine = Callable[[list[Any]], Any]
 
@@ -34,6 +34,7 @@ class Meeting(Gate):
         super().__init__(name, key)
         self.members, self.path = key
         self.first = first
+        self.warp = first // WARP if size == WARP and first % WARP == 0 else None
         self.values: list[Any] = [None] * size
         self._expected = self.members.bit_count()
         self._result: list[Any] = []
@@ -64,6 +65,10 @@ class MeetingOfTheLiving(Meeting):
 
 class Encounter(Meeting):
     """Opens after the round in which its first thread arrives, for whoever came in that round."""
+
+    def __init__(self, name: str, key: tuple[int, CallPath], first: int, size: int) -> None:
+        super().__init__(name, key, first, size)
+        self.warp = None
 
     def is_open(self) -> bool:
         """Yes."""

@@ -18,6 +18,7 @@ KERNELS = (
     "rungs.flash1_backward",
     "rungs.flash2_backward",
     "kernels.matmul_registers",
+    "kernels.matmul_mma",
     "kernels.passes.delta",
     "kernels.passes.convert",
     "kernels.attention_naive",

@@ -59,3 +59,22 @@ def in_fours(case):
 @for_all(cases=copied_products)
 def test_product(backend, case):
     matmul.test_product.holds(backend, case)
+
+
+def deep_products(backend, **restrictions):
+    """Matrices of 16-bit numbers that go through all stages of a pipeline, and through the first ones again."""
+    layouts, dtypes = ("contiguous", "padded", "padded", "strided"), ("float16", "bfloat16")
+    return Backend.matmul_cases(backend, layouts=layouts, dtypes=dtypes, **restrictions).map(deeper)
+
+
+def deeper(case):
+    """The same with K four times as large, and N rounded up to a multiple of 4."""
+    (*lead, M, K), (*b_lead, _, N) = case.a, case.b
+    return replace(case, a=(*lead, M, 4 * K), b=(*b_lead, 4 * K, round_up(N, 4)))
+
+
+@for_all(times=2, cases=deep_products)
+def test_tensor_product(backend, case):
+    if not backend.tensor_products:
+        pytest.skip("it has no tensor cores")
+    matmul.agree(backend, case, backend.tensor_products)

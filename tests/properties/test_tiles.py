@@ -2,14 +2,16 @@
 
 import pytest
 
-from numba_flash.config import MatmulTiles, Tiles
+from numba_flash.config import MatmulTiles, MmaTiles, Tiles
 from numba_flash.testing.backends import Backend
-from numba_flash.testing.tiles import attention_tiles, broken, matmul_rules, matmul_tiles
+from numba_flash.testing.tiles import attention_tiles, broken, matmul_rules, matmul_tiles, mma_rules, mma_tiles
 
 from .for_all import for_all
 from .test_agreement import test_backward as backward
 from .test_agreement import test_deterministic_backward as deterministic_backward
 from .test_agreement import test_forward as forward
+from .test_copies import deep_products
+from .test_copies import test_tensor_product as tensor_product
 from .test_matmul import test_product as product
 
 # One to eight columns of S a thread, in runs of one and of four; rows in several runs; one warp and two.
@@ -21,6 +23,13 @@ SHAPES = [
     (Tiles(32, 12, 32, 32, 4, 4), Tiles(6, 48, 64, 64, 3, 16)),
 ]
 PRODUCTS = [MatmulTiles(8, 16, 4, 4, 4), MatmulTiles(24, 32, 8, 12, 8), MatmulTiles(16, 64, 12, 8, 16)]
+
+# Rows of two to eight chunks; two stages to five; two warps side by side, four, and one.
+TENSOR_PRODUCTS = [
+    MmaTiles(16, 32, 16, 16, 16, stages=2, group=1),
+    MmaTiles(32, 32, 32, 16, 16, stages=5, group=3),
+    MmaTiles(32, 64, 64, 32, 64, stages=3),
+]
 
 
 @pytest.mark.parametrize("tiles, key_tiles", SHAPES, ids=[f"{t.Br}x{t.Bc}-{k.Br}x{k.Bc}" for t, k in SHAPES])
@@ -50,3 +59,17 @@ def test_any_tiles_of_a_product_agree(backend, tiles):
 @for_all(times=1 / 2, cases=Backend.matmul_cases)
 def few_products(backend, case):
     product.holds(backend, case)
+
+
+@pytest.mark.parametrize("tiles", TENSOR_PRODUCTS, ids=lambda t: f"{t.BM}x{t.BN}x{t.BK}")
+def test_any_tiles_on_tensor_cores_agree(backend, tiles):
+    if not backend.tensor_products:
+        pytest.skip("it has no tensor cores")
+    assert not broken(mma_rules(tiles))
+    with mma_tiles(tiles):
+        few_tensor_products(backend)
+
+
+@for_all(times=1 / 2, cases=deep_products)
+def few_tensor_products(backend, case):
+    tensor_product.holds(backend, case)

@@ -109,3 +109,32 @@ def test_a_missing_first_barrier_reads_nan():
     B = np.zeros(64, np.float32)
     simulator.launch(reverse, 1, 64, 0, (B,))
     assert np.isnan(B).sum() == 32
+
+
+def progress(**options):
+    """(warp, step) of two warps, each with nine steps of its own before a barrier and one after it."""
+    order = []
+
+    def kernel():
+        for step in range(10):
+            cuda.syncwarp()
+            if step == 9:
+                cuda.syncthreads()
+            if cuda.laneid == 0:
+                order.append((cuda.threadIdx.x // 32, step))
+
+    with simulator.options(**options):
+        simulator.launch(kernel, 1, 64, 0, ())
+    return order
+
+
+def test_a_warp_runs_ahead_until_a_barrier():
+    """So what another warp writes without a barrier between them is not there yet."""
+    assert progress() == [*product((0, 1), range(9)), (0, 9), (1, 9)]
+
+
+def test_a_seed_says_which_warp_runs_ahead():
+    order = progress(seed=1)
+    assert order == progress(seed=1) != progress(seed=2)
+    assert sorted(order[:18]) == [*product((0, 1), range(9))]
+    assert order[:18] != sorted(order[:18])
