@@ -104,7 +104,9 @@ class Backend:
 
     def on_tensor_cores(self, kernel: str, backward: str) -> Backend:
         """The same with a rung of attention for 16-bit numbers, and the rung or family of its gradient."""
-        sizes = {**self.sizes, "dtypes": ("float16", "bfloat16"), "tiles": (16, 16)}
+        rows, scores = max(self.sizes["max_rows"], 40), max(self.sizes["max_scores"], 48**2)  # several of its blocks
+        more = {"dtypes": ("float16", "bfloat16"), "tiles": (16, 16), "max_rows": rows, "max_scores": scores}
+        sizes = {**self.sizes, **more}
         return replace(self, kernel=kernel, backward=backward, sizes=sizes)
 
     def products_of(self, dtype: Any) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ KERNELS = (
     "kernels.flash1_backward",
     "kernels.flash2_forward",
     "kernels.flash2_backward",
+    "kernels.flash2_mma_forward",
 )
 
 
