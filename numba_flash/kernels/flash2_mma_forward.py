@@ -40,8 +40,8 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 
 
 @cache
-def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions):
-    """The kernel for one set of tile sizes, storage dtype, kind of loads and score options."""
+def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions):
+    """The kernel for one set of tile sizes, storage dtype, kind of loads and score options; rows of O in pairs or not."""
     Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
     scores, out = pieces(tiles)
     SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
@@ -60,7 +60,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, score: Score
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG)
     round_to, at = make_round(dtype, scores), make_element(out)
-    write_o = make_write_fragments(dtype, HEIGHT, DV, loads != "elements")
+    write_o = make_write_fragments(dtype, HEIGHT, DV, pairs)
 
     @device
     def rescale(acc, alpha):

@@ -52,7 +52,8 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
     tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
     assert tiles is not None  # why_not found some
-    config = (tiles, problem.dtype, kind_of_parts(problem, problem.d, problem.dv), problem.score)
+    loads, pairs = kind_of_parts(problem, problem.d, problem.dv), problem.dv % 2 == 0
+    config = (tiles, problem.dtype, loads, pairs, problem.score)
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
