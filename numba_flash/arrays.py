@@ -25,6 +25,7 @@ from numba_flash.tiling import round_up
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")} | {"bfloat16": BFLOAT16}
+NUMPY_KINDS = (np.ndarray, np.generic)
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
 
 APART = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
@@ -47,7 +48,7 @@ class NumpyLibrary:
     name = "numpy"
 
     def is_owner(self, x: Any) -> bool:
-        return isinstance(x, np.ndarray | np.generic)
+        return isinstance(x, NUMPY_KINDS)
 
     def prepare(self, x: Any) -> Any:
         """`x` itself, or a copy where its elements cannot be addressed natively."""
