@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,8 @@ def last_head_check(cell: Cell, x: Operands) -> Callable[[Any], Check]:
     """Compares the last head of o, or of dq, dk and dv, with the exact one.
 
     That is the formula in float64; for float64 itself NumPy's, which errs independently of cuBLAS. What is allowed is
-    the formula's error in the operands' dtype; with 16 bits, also with P and dS rounded to them. It is evaluated for
-    several heads: for a lone one cuBLAS would split sums, and err less than usual.
+    the formula's error in the operands' dtype, with some of the ways of `numba_flash.testing.naive` to evaluate it,
+    for several heads: for a lone one cuBLAS would split sums, and err less than usual.
     """
     forward, causal = cell.operation == FORWARD, bool(cell.causal)
     wide = WIDE[cell.dtype]
@@ -88,7 +88,7 @@ def last_head_check(cell: Cell, x: Operands) -> Callable[[Any], Check]:
     def exact_and_naive() -> tuple[list[Any], list[Any]]:
         import cupy
 
-        def results(x: Operands, stored: str = "") -> list[Any]:
+        def results(x: Operands, stored: formula.Stored = formula.unchanged) -> list[Any]:
             if forward:
                 return [formula.attention(cupy, x, causal, stored)]
             return list(formula.gradients(cupy, x, causal, stored))
@@ -99,7 +99,9 @@ def last_head_check(cell: Cell, x: Operands) -> Callable[[Any], Check]:
         else:
             exact = [to_host(a) for a in results(last.astype("float64"))]
         several = Operands(*(a[-1:, -heads:] for a in x)).astype(wide)
-        ways = ["", cell.dtype] if cell.dtype in SHORT else [""]
+        ways: list[formula.Stored] = [formula.unchanged, formula.nudged]
+        if cell.dtype in SHORT:
+            ways.append(partial(formula.rounded, dtype=cell.dtype))
         naive = [[to_host(a[:, -1:].astype(cell.dtype)) for a in results(several, way)] for way in ways]
         return exact, [np.stack(each) for each in zip(*naive, strict=True)]
 
