@@ -54,7 +54,7 @@ def run_bench(options: Namespace, console: Console | None = None) -> int:
     """Run the command: 0 if every kernel was right and timed, 1 if not, 2 if the command cannot run."""
     console = console or Console(width=None if sys.stdout.isatty() else 140)
     if why := why_not(options):
-        console.print(f"numba_flash bench: {why}", markup=False, highlight=False)
+        console.print(f"numba_flash bench: {why}", markup=False, highlight=False, soft_wrap=True)
         return UNUSABLE
     results = []
     for part in parts_of(options):
@@ -84,7 +84,7 @@ def why_not(options: Namespace) -> str:
         return "--readme needs a whole run, without --only, --quick, --dtype and --peers"
     if options.readme and not (options.readme.is_file() and has_markers(options.readme.read_text())):
         return f"{options.readme} needs the markers {BEGIN} and {END}, once each"
-    if find_spec("matplotlib") is None:
+    if folder_of(options) and find_spec("matplotlib") is None:
         return "matplotlib is missing: pip install 'numba_flash[bench]'"
     if not {COLD, REPORT} >= set(parts_of(options)):
         if SIMULATED or gpu_count() == 0:
@@ -98,7 +98,8 @@ def why_no_folder(options: Namespace) -> str:
     """What is wrong with where the results go to, or come from; empty if nothing."""
     folder = folder_of(options)
     if folder is None:
-        return "" if selection(options) else "not a checkout, so say which FOLDER the results go to"
+        kept_nowhere = selection(options) or gpu_count() == 0
+        return "" if kept_nowhere else "not a checkout, so say which FOLDER the results go to"
     try:
         kept = read_folder(folder) if folder.is_dir() else []
     except ValueError as error:
@@ -122,11 +123,12 @@ def selection(options: Namespace) -> str:
 
 
 def folder_of(options: Namespace) -> Path | None:
-    """Where CSV and SVG go: the folder asked for; for a whole run the checkout's; else nowhere."""
+    """Where CSV and SVG go: the folder asked for; for a whole run on a GPU the checkout's; else nowhere."""
     if options.folder:
         return options.folder
     checkout = Path(numba_flash.__file__).parents[1] / "examples" / "benchmarks"
-    return checkout if not selection(options) and checkout.is_dir() else None
+    whole = not selection(options) and (gpu_count() > 0 or parts_of(options) == [REPORT])
+    return checkout if whole and checkout.is_dir() else None
 
 
 def measured(part: str, options: Namespace, console: Console) -> Result:
@@ -220,7 +222,9 @@ def write(results: Sequence[Result], options: Namespace, console: Console) -> No
         console.print(describe(dict(result.machine)), markup=False)
     for result in results:
         console.print(f"{result.part} took {result.seconds:.0f} s")
-    console.print(f"Wrote {', '.join(map(str, written)) or 'no file (name a FOLDER)'}{remark}", markup=False)
+    console.print(
+        f"Wrote {', '.join(map(str, written)) or 'no file (name a FOLDER)'}{remark}", markup=False, soft_wrap=True
+    )
 
 
 def same_gpu(a: Result, b: Result) -> bool:

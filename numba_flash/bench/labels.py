@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,22 +60,31 @@ class Room:
         self.texts = [text.get_window_extent(renderer).extents for text in axis.texts]
         self.within = axis.get_window_extent(renderer).extents
         self.sizes = [size(axis, name, renderer) for name in names]
+        self.free = [list(self.free_places(n)) for n in range(len(names))]
+
+    def free_places(self, n: int) -> Iterator[tuple[Place, list[Box]]]:
+        """Where a label may be as long as there is no other one, and what it takes there; nearest first."""
+        others = boxes([*self.marks[:n], *self.marks[n + 1 :], *self.texts])
+        everything = np.concatenate([others, boxes(self.lines)])
+        for place in itertools.product(DISTANCES, DIRECTIONS):
+            box = self.box(n, place)
+            if inside(box, self.within) and not overlap(box, everything):
+                line = self.line_to(n, place)
+                if not any(overlap(part, others) for part in line):
+                    yield place, [box, *line]
 
     def places(self, order: Sequence[int]) -> Mapping[int, Place]:
         """Where each label goes, if they are placed in this order."""
-        words, found = list(self.texts), {}
+        taken: list[Box] = []
+        found = {}
         for n in order:
-            others = np.reshape([*self.marks[:n], *self.marks[n + 1 :], *words], (-1, 4))
-            everything = np.concatenate([others, np.reshape(self.lines, (-1, 4))])
             found[n] = NO_ROOM
-            for place in itertools.product(DISTANCES, DIRECTIONS):
-                box = self.box(n, place)
-                if inside(box, self.within) and not overlap(box, everything):
-                    line = self.line_to(n, place)
-                    if not any(overlap(part, others) for part in line):
-                        found[n] = place
-                        words += [box, *line]
-                        break
+            words = boxes(taken)
+            for place, wanted in self.free[n]:
+                if not any(overlap(box, words) for box in wanted):
+                    found[n] = place
+                    taken += wanted
+                    break
         return found
 
     def box(self, n: int, place: Place) -> Box:
@@ -142,12 +151,17 @@ def around(point: Any, reach: float) -> Box:
 
 def boxes_along(corners: Any, step: float) -> list[Box]:
     """Small boxes that cover a line through corners in pixels."""
-    boxes = []
+    found = []
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):
         count = max(1, int(math.hypot(x1 - x0, y1 - y0) / (4 * step)))
         for n in range(count + 1):
-            boxes.append(around((x0 + (x1 - x0) * n / count, y0 + (y1 - y0) * n / count), step))
-    return boxes
+            found.append(around((x0 + (x1 - x0) * n / count, y0 + (y1 - y0) * n / count), step))
+    return found
+
+
+def boxes(these: Sequence[Box]) -> Any:
+    """One box a row."""
+    return np.reshape(these, (-1, 4))
 
 
 def inside(box: Box, outer: Box) -> bool:
