@@ -208,7 +208,8 @@ def write(results: Sequence[Result], options: Namespace, console: Console) -> No
         folder.mkdir(parents=True, exist_ok=True)
         written += [write_csv(folder, result) for result in results]
         kept = [r for r in read_folder(folder) if not results or same_gpu(r, results[0])]
-        pictures = write_plots(folder, kept)
+        drawn = not results or options.readme or {LADDER, LENGTHS} & {result.part for result in results}
+        pictures = write_plots(folder, kept) if drawn else []
         written += [path for picture in pictures for path in (picture.light, picture.dark)]
         if options.readme and any(result.failed or result.selection for result in kept):
             remark = f"\n{options.readme} stays as it is: the results in {folder} are not whole, or something failed."

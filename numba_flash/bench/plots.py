@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from numba_flash.bench.cells import COPY
+from numba_flash.bench.cells import COPY, TOKENS
 from numba_flash.bench.labels import place_labels, settle
 from numba_flash.bench.machine import file_name
 from numba_flash.bench.measure import Row, ceilings, first_of_each
@@ -89,7 +89,7 @@ def curves_drawer(rows: Sequence[Row], dtype: str, limit: float | None) -> Any:
         for axis in axes[:, 0]:
             axis.set_ylabel(f"{dtype} TFLOP/s")
         for axis in axes[-1]:
-            axis.set_xlabel("N")
+            axis.set_xlabel(f"N, every query sees every key; {TOKENS // 1024}k positions in all")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=5, frameon=False,
                       borderaxespad=0, handlelength=1.8, columnspacing=1.4)  # fmt: skip
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from numba_flash.bench.formula import WIDE
+
 WARM_UP = 2
 LEAST, MOST = 5, 25  # turns of a job
 SECONDS = 0.5  # what a job's turns may take together, beyond the least
@@ -95,7 +97,7 @@ def product_rate(dtype: str) -> float:
     """The ceiling of arithmetic: TFLOP/s of cuBLAS's product in a dtype."""
     import cupy
 
-    a = cupy.random.default_rng(0).standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), "float64").astype(dtype)
+    a = cupy.random.default_rng(0).standard_normal((PRODUCT_SIZE, PRODUCT_SIZE), WIDE[dtype]).astype(dtype)
     return 2 * PRODUCT_SIZE**3 / alternate({"product": lambda: a @ a})["product"] / 1e9
 
 

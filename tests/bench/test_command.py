@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from numba_flash.__main__ import main, make_parser
-from numba_flash.bench import command, peers
+from numba_flash.bench import command, peers, plots
 from numba_flash.bench.contests import counts
 from numba_flash.bench.measure import Row
 from numba_flash.bench.results import PARTS
+from numba_flash.bench.style import Picture
 from numba_flash.ladder import LADDER
 from tests.bench.fakes import COLD_ROWS, HOST_ROWS, MACHINE, RIGHT, contest
 
@@ -32,7 +33,16 @@ class TestCommand:
         monkeypatch.setattr(command, "host_jobs", lambda dtypes, peers: self.asked.append((dtypes, peers)))
         monkeypatch.setattr(command, "host_rows", lambda jobs, compare, clock: HOST_ROWS[:2])
         monkeypatch.setattr(command, "cold_rows", lambda todo, repetitions, say: COLD_ROWS)
+        monkeypatch.setattr(command, "write_plots", self.draw)
+        monkeypatch.setattr(command, "find_spec", lambda name: "matplotlib")
         self.wrong, self.asked = (), []
+
+    def draw(self, folder, results):
+        """A text of what there is to draw, in a picture's place."""
+        picture = Picture("Parts", folder / "light.svg", folder / "dark.svg")
+        for path in picture[1:]:
+            path.write_text(str([(result.part, result.rows) for result in results]))
+        return [picture]
 
     def enter(self, cell, rungs, patterns):
         self.asked.append((cell, patterns))
@@ -42,8 +52,9 @@ class TestCommand:
     def read(self, path):
         return {part: content["rows"] for part, content in json.loads(path.read_text()).items()}
 
-    def test_a_whole_run(self, tmp_path, capsys):
+    def test_a_whole_run(self, tmp_path, capsys, monkeypatch):
         pytest.importorskip("matplotlib")
+        monkeypatch.setattr(command, "write_plots", plots.write_plots)
         readme = tmp_path / "README.md"
         readme.write_text("<!-- speed --><!-- /speed -->")
         assert main(["bench", str(tmp_path), "--json", str(tmp_path / "all.json"), "--readme", str(readme)]) == 0
@@ -65,7 +76,6 @@ class TestCommand:
             assert text in section
 
     def test_parts_one_by_one_are_the_same_as_all_together(self, tmp_path, capsys):
-        pytest.importorskip("matplotlib")
         for name in ("all", "parts"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "README.md").write_text("<!-- speed --><!-- /speed -->")
@@ -81,7 +91,6 @@ class TestCommand:
                 assert one.read_bytes() == other.read_bytes(), one.name
 
     def test_a_wrong_kernel_is_an_exit_status(self, tmp_path, capsys):
-        pytest.importorskip("matplotlib")
         self.wrong = ("flash2_forward",)
         readme = tmp_path / "README.md"
         readme.write_text("<!-- speed --><!-- /speed -->")
@@ -94,7 +103,6 @@ class TestCommand:
         assert untimed == {"flash2_forward", "absent"}
 
     def test_a_partial_result_stays_out_of_the_readme(self, tmp_path, capsys):
-        pytest.importorskip("matplotlib")
         readme = tmp_path / "README.md"
         readme.write_text("<!-- speed --><!-- /speed -->")
         assert main(["bench", str(tmp_path), "--part", "ladder", "--quick"]) == 0

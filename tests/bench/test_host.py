@@ -9,7 +9,7 @@ import pytest
 from numba_flash import flash_attention, reference
 from numba_flash.arrays import gpu_count
 from numba_flash.bench import host, peers
-from numba_flash.bench.host import BOTH, BRIDGE, ONE, OURS, Job, bare_launches, exact_check, host_jobs, host_rows
+from numba_flash.bench.host import BOTH, BRIDGE, ONE, OURS, Job, bare_launch, exact_check, host_jobs, host_rows
 from numba_flash.bench.peers import CUPY, SDPA
 from numba_flash.bench.timing import HOST_CALLS, HOST_TURNS, HOST_WARM_UP, host_microseconds
 from numba_flash.runtime import Written, launch
@@ -179,10 +179,9 @@ def test_the_bare_launch_is_attention(simulator):
     q, k, v = np.random.default_rng(0).standard_normal((3, 1, 1, 128, 64)).astype(np.float32)
     with tiny_tiles(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "H", 1)
-        launches, handle, device = bare_launches(host.Operands(q, q, k, v), "float32")
-        for what in launches:
-            launch(what, handle, device)
-    written = [argument.array.data for what in launches for argument in what.args if isinstance(argument, Written)]
+        what, handle, device = bare_launch(host.Operands(q, q, k, v), "float32")
+        launch(what, handle, device)
+    written = [argument.array.data for argument in what.args if isinstance(argument, Written)]
     assert any(x.shape == q.shape and np.allclose(x, flash_attention(q, k, v), atol=1e-5) for x in written)
 
 
