@@ -88,7 +88,7 @@ def why_not(options: Namespace) -> str:
         return "matplotlib is missing: pip install 'numba_flash[bench]'"
     if not {COLD, REPORT} >= set(parts_of(options)):
         if SIMULATED or gpu_count() == 0:
-            return f"needs an NVIDIA GPU that CuPy can use, and NUMBA_ENABLE_CUDASIM unset; but for --part {COLD}"
+            return f"needs an NVIDIA GPU that CuPy can use, and NUMBA_ENABLE_CUDASIM unset; --part {COLD} does not"
         if absent := peers.unusable(options.peers):
             return absent
     return why_no_folder(options)
