@@ -65,9 +65,9 @@ def add_info(info: argparse.ArgumentParser) -> None:
 
 PARTS_HELP = """parts, and about how long they take on an H100:
   ladder   every kernel beside its peers, and the roofline's ceilings; 5 minutes
-  lengths  attention at six lengths beside its peers; 4 minutes
+  lengths  attention at six lengths beside its peers; 3 minutes
   host     what one call costs the host beside its peers; 1 minute
-  cold     imports, first results and a compilation in new processes; 2 minutes; half of it needs no GPU
+  cold     imports, first results and a compilation in new processes; 3 minutes; some of it needs no GPU
   report   no measurement: pictures, and the README's section, from the CSV files of FOLDER; seconds
 
 Each part leaves a CSV in FOLDER, so parts may be run one by one. More dtypes and FlexAttention, which compiles, take

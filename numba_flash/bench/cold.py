@@ -134,6 +134,7 @@ def has_ptxas() -> bool:
 
 
 Run = Callable[[str, Path], tuple[float, str]]  # as `run`
+Say = Callable[[str, float], None]  # what is timed next, and the share that is done
 
 
 def run(program: str, cache: Path) -> tuple[float, str]:
@@ -159,14 +160,14 @@ def run(program: str, cache: Path) -> tuple[float, str]:
     return seconds, remark
 
 
-def cold_rows(todo: Sequence[Start], repetitions: int, report: Callable[[str], None], run: Run = run) -> list[ColdRow]:
+def cold_rows(todo: Sequence[Start], repetitions: int, say: Say, run: Run = run) -> list[ColdRow]:
     """Each start `repetitions` times, taking turns; one process more fills a warm cache, and disk caches, first."""
     seconds: dict[Start, list[float]] = {start: [] for start in todo}
     remarks, refused = dict.fromkeys(todo, ""), dict.fromkeys(todo, "")
     with TemporaryDirectory() as folder:
         for turn in range(repetitions + 1):
             for number, start in enumerate(todo):
-                report(start.what)
+                say(start.what, (turn + number / len(todo)) / (repetitions + 1))
                 cache = Path(folder, f"{number}-{turn if start.cache == 'empty' else 'warm'}")
                 cache.mkdir(exist_ok=True)
                 if refused[start]:

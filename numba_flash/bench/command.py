@@ -40,14 +40,10 @@ from numba_flash.simulator import SIMULATED
 
 WRONG, UNUSABLE = 1, 2  # exit statuses
 REPORT = "report"  # no measurement: pictures and tables of what a folder has
-ROOFS = (
-    "float32",
-    "float64",
-    "bfloat16",
-)  # the dtypes whose products are the ladder's ceilings; the last: tensor cores
+ROOFS = ("float32", "float64", "bfloat16")  # whose products are the ladder's ceilings; the last: of tensor cores
 QUICK_REPETITIONS = 2
 
-Say = Callable[[str], None]
+Say = Callable[[str, float], None]  # what is measured next, and the share that is done
 
 
 def run_bench(options: Namespace, console: Console | None = None) -> int:
@@ -135,8 +131,12 @@ def measured(part: str, options: Namespace, console: Console) -> Result:
     """Measure one part."""
     begin = time.perf_counter()
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(part, total=None)
-        rows = MEASURES[part](options, lambda text: progress.update(task, description=f"{part}: {text}"))
+        task = progress.add_task(part, total=1.0)
+
+        def say(text: str, done: float) -> None:
+            progress.update(task, description=f"{part}: {text}", completed=done)
+
+        rows = MEASURES[part](options, say)
     return Result(part, rows, machine(), selection(options), time.perf_counter() - begin)
 
 
@@ -155,12 +155,12 @@ def measure_cells(plan: Sequence[Cell], roofs: Sequence[str], options: Namespace
     todo = [cell for cell in plan if rungs_for(cell, options.only)]
     if not todo:
         return []
-    say("ceilings")
+    say("ceilings", 0)
     products = dict.fromkeys([*roofs, *[cell.dtype for cell in todo if cell.operation != SOFTMAX]])
     rows = [ceiling_row(COPY, "float32", COPIED_BYTES, copy_rate(), "GB/s")]
     rows += [ceiling_row(f"{t} product", t, PRODUCT_SIZE, product_rate(t), "TFLOP/s") for t in products]
-    for number, cell in enumerate(todo, 1):
-        say(f"{cell.label} {cell.dtype} d={cell.d or '-'} N={cell.N} ({number} of {len(todo)})")
+    for number, cell in enumerate(todo):
+        say(f"{cell.label} {cell.dtype} d={cell.d or '-'} N={cell.N}", number / len(todo))
         ceiling = copy_rate() if cell.operation == SOFTMAX else product_rate(cell.dtype)
         entrants = contest(cell, rungs_for(cell, options.only), options.peers)
         rows += measure(cell, entrants, ceiling, alternate, free_memory)
@@ -171,7 +171,7 @@ def measure_cells(plan: Sequence[Cell], roofs: Sequence[str], options: Namespace
 
 def measure_host(options: Namespace, say: Say) -> list[Any]:
     """What a call costs the host."""
-    say("checking and timing")
+    say("checking and timing", 0)
     return host_rows(host_jobs(options.dtype or HOST_DTYPES, options.peers), exact_check, host_clock)
 
 

@@ -12,6 +12,10 @@ from numba_flash.bench.cold import CACHE, CONTEXT, FIRST_RESULT, IMPORT, ONE_MOR
 PLAIN, WARM, EMPTY = Start("a", "A"), Start("b", "B", "float32", "warm"), Start("b", "B", "float32", "empty")
 
 
+def silent(text, done):
+    assert text and 0 <= done < 1
+
+
 class Runs:
     """Processes that are only written down: each takes as long as there were processes before it."""
 
@@ -27,7 +31,7 @@ class Runs:
 
 def test_processes_take_turns_and_the_first_of_each_only_warms_up():
     runs = Runs()
-    a, b, c = cold_rows([PLAIN, WARM, EMPTY], 3, lambda text: None, runs)
+    a, b, c = cold_rows([PLAIN, WARM, EMPTY], 3, silent, runs)
     assert [program for program, _, _ in runs.seen] == ["A", "B", "B"] * 4
     assert (a.seconds, a.least, a.most, a.repetitions) == (7.0, 4.0, 10.0, 3)
     assert (b.seconds, b.cache, b.dtype, c.seconds, c.cache) == (8.0, "warm", "float32", 9.0, "empty")
@@ -36,7 +40,7 @@ def test_processes_take_turns_and_the_first_of_each_only_warms_up():
 
 def test_a_warm_cache_stays_and_an_empty_one_is_new():
     runs = Runs()
-    cold_rows([WARM, EMPTY], 3, lambda text: None, runs)
+    cold_rows([WARM, EMPTY], 3, silent, runs)
     warm, empty = runs.seen[::2], runs.seen[1::2]
     assert len({cache for _, cache, _ in warm}) == 1 and [full for _, _, full in warm] == [False, True, True, True]
     assert len({cache for _, cache, _ in empty}) == 4 and not any(full for _, _, full in empty)
@@ -44,7 +48,7 @@ def test_a_warm_cache_stays_and_an_empty_one_is_new():
 
 
 def test_a_warm_start_that_writes_no_cache_says_so():
-    rows = cold_rows([WARM, EMPTY], 1, lambda text: None, Runs(fill=False))
+    rows = cold_rows([WARM, EMPTY], 1, silent, Runs(fill=False))
     assert [row.remark for row in rows] == ["wrote no cache", ""]
 
 
@@ -54,7 +58,7 @@ def test_a_start_that_fails_has_no_time():
             raise RuntimeError("ImportError: no such thing")
         return 1.0, ""
 
-    a, b = cold_rows([PLAIN, WARM], 2, lambda text: None, fails)
+    a, b = cold_rows([PLAIN, WARM], 2, silent, fails)
     assert a.seconds == 1.0 and not a.failed
     assert b.failed and b.seconds is None and b.refused == "ImportError: no such thing"
 
@@ -125,6 +129,6 @@ def test_one_kernel_compiles(tmp_path):
 
 @pytest.mark.gpu
 def test_cold_starts_on_a_gpu():
-    rows = cold_rows(starts(gpu=True, dtypes=["float32"]), 1, lambda text: None)
+    rows = cold_rows(starts(gpu=True, dtypes=["float32"]), 1, silent)
     assert not [(row.what, row.refused) for row in rows if row.failed]
     assert json.dumps([row.seconds for row in rows])
