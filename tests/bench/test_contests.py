@@ -54,6 +54,16 @@ class TestContests:
         assert set(found.peers) - {"torch flash", "torch cuDNN"} == {"CuPy formula", "torch efficient", "torch math"}
         assert ("torch flash" in found.peers) == (dtype == "float16")
 
+    @pytest.mark.parametrize("operation", [FORWARD, BACKWARD])
+    def test_16_bits_are_allowed_what_tensor_cores_round(self, operation, monkeypatch):
+        monkeypatch.setattr(formula, "rounded", lambda p, dtype: p * p.dtype.type(1.5))  # much, to be seen
+        for dtype, expected in (("bfloat16", True), ("float32", False)):
+            name, found = self.enter(operation, dtype, N=40, d=64, causal=False)
+            result = found.ours[name]()
+            for x in (result,) if operation == FORWARD else result:
+                x *= x.dtype.type(1.25)
+            assert found.check(result).ok == expected
+
     def test_peers_can_be_chosen(self):
         assert not self.enter(FORWARD, patterns=["torch"], N=40, d=64, causal=False)[1].peers
         assert list(self.enter(MATMUL, patterns=["cublas"], N=40)[1].peers) == ["cuBLAS"]
