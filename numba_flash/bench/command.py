@@ -137,7 +137,8 @@ def measured(part: str, options: Namespace, console: Console) -> Result:
             progress.update(task, description=f"{part}: {text}", completed=done)
 
         rows = MEASURES[part](options, say)
-    return Result(part, rows, machine(), selection(options), time.perf_counter() - begin)
+    facts = {**machine(), "absent": "" if part == COLD else ", ".join(peers.absent())}
+    return Result(part, rows, facts, selection(options), time.perf_counter() - begin)
 
 
 def measure_ladder(options: Namespace, say: Say) -> list[Row]:

@@ -139,12 +139,17 @@ def unknown(patterns: Collection[str]) -> str:
 
 def unusable(patterns: Collection[str]) -> str:
     """Which of the peers that were asked for cannot be imported here, and which can; empty if all can."""
-    absent = [p for p in patterns if not any(takes_part(name, [p]) for name in PEERS)]
-    if not absent:
+    nobody = [p for p in patterns if not any(takes_part(name, [p]) for name in PEERS)]
+    if not nobody:
         return ""
-    why = {PEERS[name]: missing(PEERS[name]) for name in PEERS if chosen(name, absent)}
+    why = {PEERS[name]: missing(PEERS[name]) for name in PEERS if chosen(name, nobody)}
     here = ", ".join(name for name in PEERS if takes_part(name, ())) or "none"
-    return f"no peer here for {', '.join(absent)} ({'; '.join(why.values())}); importable are {here}"
+    return f"no peer here for {', '.join(nobody)} ({'; '.join(why.values())}); importable are {here}"
+
+
+def absent() -> list[str]:
+    """The peers that cannot be imported here."""
+    return [name for name, module in PEERS.items() if missing(module)]
 
 
 def attention_peers(cell: Cell, x: Operands, patterns: Collection[str] = ()) -> Iterator[Peer]:

@@ -24,7 +24,7 @@ TIMES = "times "  # a column with this before a peer's name: its time over the r
 class Result:
     """The rows of one part, on which machine they were measured, and in how many seconds.
 
-    machine : as `machine.machine` gives it
+    machine : as `machine.machine` gives it, and the peers that could not be imported
     selection : the options that left something out; empty for a whole run
     """
 

@@ -13,7 +13,8 @@ from numba_flash.bench.measure import Row
 from numba_flash.bench.results import PARTS
 from numba_flash.bench.style import Picture
 from numba_flash.ladder import LADDER
-from tests.bench.fakes import COLD_ROWS, HOST_ROWS, MACHINE, RIGHT, contest
+
+from .fakes import COLD_ROWS, HOST_ROWS, MACHINE, RIGHT, contest
 
 
 class TestCommand:
@@ -25,7 +26,7 @@ class TestCommand:
         monkeypatch.setattr(command, "gpu_count", lambda: 1)
         monkeypatch.setattr(command, "free_memory", lambda: None)
         monkeypatch.setattr(command, "machine", lambda: MACHINE)
-        monkeypatch.setattr(peers, "missing", lambda module: "")
+        monkeypatch.setattr(peers, "missing", lambda module: "no" * module.startswith("flash_attn.flash"))
         monkeypatch.setattr(command, "copy_rate", lambda: 3000.0)
         monkeypatch.setattr(command, "product_rate", lambda dtype: {"float32": 50.0}.get(dtype, 60.0))
         monkeypatch.setattr(command, "alternate", lambda jobs: dict.fromkeys(jobs, 1.0))
@@ -71,6 +72,8 @@ class TestCommand:
         limits = {row["provider"]: row["rate"] for row in rows["ladder"] if row["operation"] == "ceiling"}
         assert limits == {"copy": 3000, "float32 product": 50, "float64 product": 60, "bfloat16 product": 60}
         assert {row["of_ceiling"] for row in rows["ladder"] if row["dtype"] == "float64" and row["of_ceiling"]}
+        facts = json.loads((tmp_path / "all.json").read_text())["host"]["machine"]
+        assert facts == MACHINE | {"absent": "flash_attn"}
         section = readme.read_text()
         for text in ("nvidia_fake_1_roofline_light.svg", "matmul_naive", "torch SDPA", "import numba_flash"):
             assert text in section

@@ -14,7 +14,8 @@ from numba_flash.bench.peers import CUPY, SDPA
 from numba_flash.bench.timing import HOST_CALLS, HOST_TURNS, HOST_WARM_UP, host_microseconds
 from numba_flash.runtime import Written, launch
 from numba_flash.testing.tiles import tiny_tiles
-from tests.bench.fakes import broken
+
+from .fakes import broken
 
 
 class FakeGpu:

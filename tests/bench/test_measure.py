@@ -15,7 +15,8 @@ from numba_flash.bench.style import Picture
 from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, MATMUL
 from numba_flash.ladder import LADDER as RUNGS
 from numba_flash.problem import visible_pairs
-from tests.bench.fakes import (
+
+from .fakes import (
     CEILINGS,
     CELL,
     COLD_ROWS,

@@ -18,7 +18,8 @@ from numba_flash.bench.cells import BACKWARD, ladder_plan, lengths_plan, rungs_f
 from numba_flash.bench.contests import counts
 from numba_flash.bench.measure import Row, ceilings
 from numba_flash.bench.results import LADDER, LENGTHS, Result
-from tests.bench.fakes import CEILINGS, MACHINE
+
+from .fakes import CEILINGS, MACHINE
 
 
 def row(cell, provider, peer, rate, operations=None, moved=None):

@@ -9,7 +9,8 @@ import pytest
 from numba_flash.bench.machine import cpu, describe, driver_and_clocks, file_name, machine
 from numba_flash.bench.measure import Row
 from numba_flash.bench.results import COLD, HOST, LADDER, LENGTHS, Result, read_csv, read_folder, write_csv, write_json
-from tests.bench.fakes import CEILINGS, COLD_ROWS, HOST_ROWS, MACHINE, ladder_rows
+
+from .fakes import CEILINGS, COLD_ROWS, HOST_ROWS, MACHINE, ladder_rows
 
 RESULTS = [
     Result(LADDER, [*CEILINGS, *ladder_rows()], MACHINE, seconds=12.0),

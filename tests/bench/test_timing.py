@@ -8,7 +8,8 @@ import pytest
 
 from numba_flash.arrays import gpu_count
 from numba_flash.bench import command, machine, timing
-from tests.bench.fakes import MACHINE
+
+from .fakes import MACHINE
 
 pytestmark = pytest.mark.skipif(gpu_count() > 0, reason="there is a GPU")
 
