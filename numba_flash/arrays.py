@@ -147,13 +147,6 @@ class CupyLibrary(NumpyLibrary):
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
 
-    def current_device(self) -> int:
-        return self.cupy.cuda.runtime.getDevice()
-
-    def on_device(self, device: int | None) -> Any:
-        """Make a device the current one."""
-        return self.cupy.cuda.Device(device)
-
     def current_stream(self) -> int:
         """The handle of the current device's current stream."""
         return self.cupy.cuda.get_current_stream().ptr
@@ -223,12 +216,6 @@ class TorchLibrary:
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())
-
-    def current_device(self) -> int:
-        return self.torch.cuda.current_device()
-
-    def on_device(self, device: int | None) -> Any:
-        return self.torch.cuda.device(device)
 
     def current_stream(self) -> int:
         return self.torch.cuda.current_stream().cuda_stream
