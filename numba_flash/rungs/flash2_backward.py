@@ -21,42 +21,46 @@ from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, count_key_blocks, count_query_blocks
 from numba_flash.traffic import Traffic
 
-# As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
+# As in flash2_forward. A thread's piece of dK and dV is Bc/RG rows high, read in fours where that is a multiple of 4.
 KEY_CONFIGS = {
     (4, 32): [
         Tiles(64, 64, 32, 32, 4, 8),
     ],
     (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8, 2),
+        Tiles(64, 64, 64, 64, 4, 8, 2, full=True),
         Tiles(32, 64, 64, 64, 2, 8),
     ],
     (4, 128): [
-        Tiles(64, 64, 128, 128, 4, 16),
+        Tiles(64, 64, 128, 128, 4, 16, full=True),
         Tiles(32, 32, 128, 128, 4, 16),
         Tiles(16, 32, 128, 128, 2, 16),
     ],
     (4, 256): [
         Tiles(32, 64, 256, 256, 2, 16),
         Tiles(16, 32, 256, 256, 2, 16),
-        Tiles(8, 16, 256, 256, 2, 16),
+        Tiles(8, 16, 256, 256, 2, 16, full=True),
+        Tiles(8, 16, 256, 256, 1, 16),
     ],
     (8, 32): [
-        Tiles(32, 64, 32, 32, 2, 8),
+        Tiles(32, 64, 32, 32, 2, 8, full=True),
         Tiles(16, 64, 32, 32, 1, 8),
     ],
     (8, 64): [
-        Tiles(64, 64, 64, 64, 4, 16),
+        Tiles(64, 64, 64, 64, 4, 16, full=True),
         Tiles(32, 64, 64, 64, 2, 16),
         Tiles(16, 32, 64, 64, 2, 16),
     ],
     (8, 128): [
-        Tiles(32, 64, 128, 128, 2, 16),
-        Tiles(16, 32, 128, 128, 2, 16),
-        Tiles(8, 16, 128, 128, 2, 16),
+        Tiles(32, 64, 128, 128, 2, 16, full=True),
+        Tiles(16, 32, 128, 128, 2, 16, full=True),
+        Tiles(16, 32, 128, 128, 2, 32),
+        Tiles(8, 16, 128, 128, 2, 16, full=True),
+        Tiles(8, 16, 128, 128, 1, 16),
     ],
     (8, 256): [
-        Tiles(16, 32, 256, 256, 2, 32),
-        Tiles(8, 16, 256, 256, 2, 16),
+        Tiles(16, 32, 256, 256, 2, 32, full=True),
+        Tiles(8, 32, 256, 256, 1, 32),
+        Tiles(8, 16, 256, 256, 1, 16),
     ],
 }
 
@@ -66,7 +70,7 @@ QUERY_CONFIGS = {
         Tiles(64, 64, 32, 32, 4, 8),
     ],
     (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8),
+        Tiles(64, 64, 64, 64, 4, 8, full=True),
         Tiles(64, 32, 64, 64, 4, 8),
     ],
     (4, 128): [
@@ -112,7 +116,8 @@ def shared_bytes(t: Tiles, itemsize: int) -> int:
 def pieces(t: Tiles) -> tuple[Piece, Piece, Piece, Piece]:
     """A thread's pieces of S (and dP), dQ, dK and dV."""
     RG, CG = t.RG, t.CG
-    keys, values = (Piece(RG, CG, t.Bc // RG, width // CG, U=4, V=4) for width in (t.D, t.DV))
+    height = t.Bc // RG
+    keys, values = (Piece(RG, CG, height, width // CG, 4 if height % 4 == 0 else 1, 4) for width in (t.D, t.DV))
     return Piece(RG, CG, t.rows, t.Bc // CG), Piece(RG, CG, t.rows, t.D // CG, V=4), keys, values
 
 
