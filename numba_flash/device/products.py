@@ -94,7 +94,7 @@ def steps_of(sums: int) -> int:
 def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = False):
     """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN)."""
     RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
-    STEPS = steps_of(piece.size)
+    STEPS = steps_of(piece.size) if U == 4 else 1  # runs of one row: pieces that leave few registers
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device

@@ -37,7 +37,18 @@ PRODUCTION = [
     Case(B=1, Hq=1, Hk=1, Nq=9, Nk=33, d=64, dv=65, dtype="float64", layouts=("strided",) * 4, window=(7, 3)),
     Case(B=1, Hq=1, Hk=1, Nq=5, Nk=3, d=256, dv=200, dtype="bfloat16", mask=(1, 1, 5, 3)),
     Case(B=1, Hq=1, Hk=1, Nq=3, Nk=18, d=130, dv=256, dtype="float64", layouts=("strided",) * 4, softcap=2.0),
-    Case(B=1, Hq=1, Hk=1, Nq=33, Nk=35, d=64, dv=64, softcap=2.0, alibi=("float32", (1, 1)), bias=("float32", (1, 1, 33, 35))),
+    Case(
+        B=1,
+        Hq=1,
+        Hk=1,
+        Nq=33,
+        Nk=35,
+        d=64,
+        dv=64,
+        softcap=2.0,
+        alibi=("float32", (1, 1)),
+        bias=("float32", (1, 1, 33, 35)),
+    ),
     Case(B=1, Hq=1, Hk=1, Nq=5, Nk=33, d=128, dv=100, layouts=("strided",) * 4, mask=(1, 1, 5, 33)),
 ]
 
