@@ -85,18 +85,42 @@ def add_info(info: argparse.ArgumentParser) -> None:
     info.add_argument("--dim", type=int, default=0, help="with --compiled: head dimension 32, 64, 128 or 256")
 
 
+PARTS_HELP = """parts, and about how long they take on an H100:
+  ladder   every kernel beside its peers, and the roofline's ceilings; 5 minutes
+  lengths  attention at six lengths beside its peers; 3 minutes
+  host     what one call costs the host beside its peers; 1 minute
+  cold     imports, first results and a compilation in new processes; 3 minutes; some of it needs no GPU
+  report   no measurement: pictures, and the README's section, from the CSV files of FOLDER; seconds
+
+Each part leaves a CSV in FOLDER, so parts may be run one by one. More dtypes and FlexAttention, which compiles, take
+longer; the 16-bit dtypes have more peers."""
+
+
 def add_bench(bench: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
+    bench.formatter_class = argparse.RawDescriptionHelpFormatter
+    bench.epilog = PARTS_HELP
     add = bench.add_argument
     add("folder", nargs="?", type=Path, metavar="FOLDER",
-        help="for the CSV and the SVG; by default examples/benchmarks of a checkout, for a whole run")  # fmt: skip
-    add("--only", nargs="+", action="extend", default=[], metavar="PATTERN",
-        help="kernels whose name begins with a pattern: flash2 matmul_registers")  # fmt: skip
-    add("--dtype", nargs="+", choices=("float16", "float32", "float64"), help="float32, and a little float64")
+        help="for CSV and SVG; by default examples/benchmarks of a checkout, for a whole run")  # fmt: skip
+    for option, word, text in (
+        ("--part", "PART", "ladder, lengths, host, cold, report; all, without this option"),
+        ("--only", "PATTERN", "kernels whose name begins with a pattern: flash2,matmul_registers"),
+        ("--dtype", "DTYPE", "float16, bfloat16, float32, float64; without this option float32, for the ladder a "
+         "little float64, for host and cold bfloat16"),
+        ("--peers", "NAME", "peers whose name begins so, without case and punctuation: cupy,torch-flash; all that can "
+         "be imported, without this option"),
+    ):  # fmt: skip
+        add(option, metavar=f"{word}[,{word}...]", type=names, action="extend", default=[], help=text)
     add("--quick", action="store_true", help="one small problem of each kind")
-    add("--flex", action="store_true", help="FlexAttention too, in float16; it compiles for long")
     add("--json", type=Path, metavar="FILE", help="write all rows here too")
-    add("--readme", type=Path, metavar="FILE", help="write tables between <!-- speed --> and <!-- /speed --> of FILE")
+    add("--readme", type=Path, metavar="FILE",
+        help="write pictures and tables between <!-- speed --> and <!-- /speed --> of FILE")  # fmt: skip
+
+
+def names(text: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def add_soak(soak: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from numba_flash.tiling import round_up
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")} | {"bfloat16": BFLOAT16}
+NUMPY_KINDS = (np.ndarray, np.generic)
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
 
 APART = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
@@ -47,7 +48,7 @@ class NumpyLibrary:
     name = "numpy"
 
     def is_owner(self, x: Any) -> bool:
-        return isinstance(x, np.ndarray | np.generic)
+        return isinstance(x, NUMPY_KINDS)
 
     def prepare(self, x: Any) -> Any:
         """`x` itself, or a copy where its elements cannot be addressed natively."""
@@ -146,13 +147,6 @@ class CupyLibrary(NumpyLibrary):
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
 
-    def current_device(self) -> int:
-        return self.cupy.cuda.runtime.getDevice()
-
-    def on_device(self, device: int | None) -> Any:
-        """Make a device the current one."""
-        return self.cupy.cuda.Device(device)
-
     def current_stream(self) -> int:
         """The handle of the current device's current stream."""
         return self.cupy.cuda.get_current_stream().ptr
@@ -222,12 +216,6 @@ class TorchLibrary:
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())
-
-    def current_device(self) -> int:
-        return self.torch.cuda.current_device()
-
-    def on_device(self, device: int | None) -> Any:
-        return self.torch.cuda.device(device)
 
     def current_stream(self) -> int:
         return self.torch.cuda.current_stream().cuda_stream

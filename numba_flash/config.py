@@ -90,7 +90,8 @@ class Tiles:
 
     A block owns Br query rows and meets Bc keys at a time; head dimensions are padded to D and DV in shared memory.
     Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread. At least `blocks`
-    blocks should fit a multiprocessor at once, which limits the registers of a thread.
+    blocks should fit a multiprocessor at once, which limits the registers of a thread. `full`: with these sizes all
+    registers are taken, so they are not for a kernel with score options or with element loads, which needs more.
     """
 
     Br: int
@@ -100,6 +101,7 @@ class Tiles:
     rows: int
     CG: int
     blocks: int = 1
+    full: bool = False
 
     @property
     def RG(self) -> int:  # noqa: N802

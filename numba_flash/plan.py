@@ -7,35 +7,22 @@ the results, fills in the addresses and starts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from math import prod
-from typing import Any
+from typing import Any, Protocol
 
-from numba_flash.arrays import APART, CUPY, ITEMSIZE, NUMPY, Array, describe, stream_handle, to_gpu, to_host, wrap
+from numba_flash.arrays import CUPY, NUMPY, Array, describe, stream_handle, to_gpu, to_host, wrap
 from numba_flash.outline import Outline, Outlines
 from numba_flash.problem import Operands
 from numba_flash.runtime import Launch, Written, launch
-from numba_flash.tiling import round_up
+from numba_flash.steps import Fill, Step
 
 
-@dataclass(frozen=True)
-class Fill:
-    """Set every element of a result."""
+class Plan(Protocol):
+    """What planners make."""
 
-    array: Array
-    value: float
-
-
-@dataclass(frozen=True)
-class HostCall:
-    """Call a function of the CPU path."""
-
-    function: Callable[..., None]
-    args: tuple[Any, ...]
-
-
-Step = Fill | HostCall | Launch
+    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
+        """The call's results, arrays of one of our libraries."""
 
 
 @dataclass(frozen=True)
@@ -73,53 +60,6 @@ def bound(x: Any, memory: Sequence[Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class GpuPlan:
-    """A call on a GPU.
-
-    library, device : of the results
-    addresses : for each operand, its library's way to look up an address
-    results : their shapes and dtypes
-    scratch : where scratch arrays begin in an allocation of `scratch_bytes`
-    fills : numbers of results, and what all their elements are
-    starts : a `runtime.gpu.Start` for each kernel
-    """
-
-    library: Any
-    device: int
-    addresses: tuple[Callable[[Any], int], ...]
-    results: tuple[tuple[tuple[int, ...], str], ...]
-    scratch: tuple[int, ...]
-    scratch_bytes: int
-    fills: tuple[tuple[int, float], ...]
-    starts: tuple[Any, ...]
-
-    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
-        """The results; the host does not wait for them."""
-        library = self.library
-        if stream is None and library.current_device() == self.device:
-            return self.start(operands, library.current_stream())
-        with library.on_device(self.device):
-            if stream is None:
-                return self.start(operands, library.current_stream())
-            handle = stream_handle(stream)
-            with library.on_stream(handle, self.device):
-                return self.start(operands, handle)
-
-    def start(self, operands: Sequence[Any], handle: int) -> list[Any]:
-        """The same on the stream with this handle, which is the library's current one."""
-        library = self.library
-        memory = [address(x) for address, x in zip(self.addresses, operands, strict=True)]
-        results, scratch, _kept = library.allocate(self.results, self.scratch_bytes, self.device)
-        memory += map(library.address, results)
-        memory += [scratch + offset for offset in self.scratch]
-        for n, value in self.fills:
-            results[n][...] = value
-        for start in self.starts:
-            start(handle, memory)
-        return results
-
-
-@dataclass(frozen=True)
 class CopiesPlan:
     """A call on host memory that a GPU answers: the planner plans again, for the copies."""
 
@@ -133,10 +73,7 @@ class CopiesPlan:
             return [to_host(x) for x in planned(self.planner, *self.settings, *descriptions).run(copies, None)]
 
 
-Plan = HostPlan | GpuPlan | CopiesPlan
-
-
-def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequence[Step]) -> HostPlan | GpuPlan:
+def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequence[Step]) -> Plan:
     """The plan of a call, from its operands' descriptions and the outlines of its results and steps.
 
     The results are the first arrays that the call makes, in order; the others are scratch.
@@ -147,24 +84,9 @@ def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequ
     scratch = library.made[count:]
     if device is None:
         return HostPlan(returned, tuple(scratch), tuple(steps))
-    from numba_flash.runtime.gpu import prepare  # cuda.core, which no call on the CPU path needs
+    from numba_flash.gpu_plan import make_gpu_plan  # cuda.core, which no call on the CPU path needs
 
-    sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in scratch]
-    return GpuPlan(
-        library=descriptions[0][0],
-        device=device,
-        addresses=tuple(no_address if x is None else x[0].address for x in descriptions),
-        results=returned,
-        scratch=tuple(sum(sizes[:n]) for n in range(len(sizes))),
-        scratch_bytes=sum(sizes),
-        fills=tuple((x.array.data.source - len(descriptions), x.value) for x in steps if isinstance(x, Fill)),
-        starts=tuple(prepare(x, device) for x in steps if isinstance(x, Launch) and x.grid),
-    )
-
-
-def no_address(operand: None) -> int:
-    """Of an operand that is not given."""
-    return 0
+    return make_gpu_plan(descriptions, returned, scratch, steps, device)
 
 
 def outlined(descriptions: Sequence[Any]) -> list[Any]:

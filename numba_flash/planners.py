@@ -17,11 +17,12 @@ from numba_flash.arrays import Array, empty, gpu_count
 from numba_flash.config import current_device
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
 from numba_flash.matmul_problem import matmul_request
-from numba_flash.plan import CopiesPlan, Fill, HostCall, Plan, Step, make_plan, outlined
+from numba_flash.plan import CopiesPlan, Plan, make_plan, outlined
 from numba_flash.problem import Reasons, attention_request, merge_request
 from numba_flash.rungs.passes import merge as merge_pass
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import softmax_request
+from numba_flash.steps import Fill, HostCall, Step
 
 REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 from numba_flash.arrays import ITEMSIZE
 from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.specimen import specimen
 
-BATCH, HIDDEN = 4, 1024  # of attention; there are HIDDEN / d heads
+TOKENS, HIDDEN = 16384, 1024  # of attention: a batch of TOKENS / N, with HIDDEN / d heads
 SOFTMAX_ELEMENTS = 2**26
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)  # of the curves of speed against N
+CEILING, COPY = "ceiling", "copy"  # what is compared with: not an operation of the library
 LABELS = {FORWARD: "forward", BACKWARD: "backward", MATMUL: "matmul", SOFTMAX: "softmax"}
 
 
@@ -41,13 +45,39 @@ class Cell:
         return "GB/s" if self.operation == SOFTMAX else "TFLOP/s"
 
     @property
+    def batch(self) -> int:
+        """Of attention."""
+        return TOKENS // self.N
+
+    @property
+    def heads(self) -> int:
+        """Of attention."""
+        assert self.d is not None
+        return HIDDEN // self.d
+
+    @property
+    def score_bytes(self) -> int:
+        """What the score matrix of attention would take, in float32 for 16-bit operands."""
+        return self.batch * self.heads * self.N**2 * max(4, ITEMSIZE[self.dtype])
+
+    def problem(self) -> Any:
+        """As a rung is told of it."""
+        if self.operation == MATMUL:
+            return specimen(MATMUL, self.dtype, N=self.N)
+        if self.operation == SOFTMAX:
+            return specimen(SOFTMAX, self.dtype, N=self.N, M=SOFTMAX_ELEMENTS // self.N)
+        assert self.d is not None
+        last = {"last": 0} if self.causal else {}
+        return specimen(self.operation, self.dtype, N=self.N, d=self.d, H=self.heads, B=self.batch, **last)
+
+    @property
     def work(self) -> float:
         """Operations as the papers count them: 4*N*N*d a head, half of that if causal; softmax: bytes in and out."""
         if self.operation == SOFTMAX:
             return 2 * SOFTMAX_ELEMENTS * ITEMSIZE[self.dtype]
         if self.operation == MATMUL:
             return 2 * self.N**3
-        forward = 4 * BATCH * HIDDEN * self.N**2 / (2 if self.causal else 1)
+        forward = 4 * self.batch * HIDDEN * self.N**2 / (2 if self.causal else 1)
         return forward if self.operation == FORWARD else 2.5 * forward
 
     def rate(self, milliseconds: float) -> float:
@@ -55,14 +85,20 @@ class Cell:
         return self.work / milliseconds / (1e6 if self.operation == SOFTMAX else 1e9)
 
 
-def plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
-    """The cells of a run: the whole grid in `dtypes`; by default in float32, and a little float64 and float16."""
+def ladder_plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
+    """The cells of the ladder: the whole grid in `dtypes`; by default in float32, and a little float64 and float16."""
     if quick:
         return [cell for dtype in dtypes or ["float32"] for cell in cells(dtype, (64,), (1024,), (False,), (1024,))]
     whole = [c for t in dtypes or ["float32"] for c in cells(t, (64, 128), (2048, 4096), (False, True), (4096, 8192))]
     tensor_cores = [Cell(MATMUL, "float16", n, teaching=False) for n in (4096, 8192)]
     others = [*attention_cells("float64", (64,), (2048,), (False,), teaching=False), *tensor_cores]
     return whole if dtypes else whole + others
+
+
+def lengths_plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
+    """The cells of speed against N: attention without a mask, by default in float32."""
+    lengths, depths = (LENGTHS[:3], (64,)) if quick else (LENGTHS, (64, 128))
+    return [c for t in dtypes or ["float32"] for c in attention_cells(t, depths, lengths, (False,), teaching=False)]
 
 
 def cells(

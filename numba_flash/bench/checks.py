@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_flash.arrays import tensor_to_numpy
 from numba_flash.testing.tolerance import allowed_error
 
 
@@ -45,5 +46,7 @@ def check_one(x: Any, ref: Any, naive: Any, dtype: str) -> Check:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """A NumPy copy of a CuPy array or a torch tensor."""
-    return x.get() if hasattr(x, "get") else x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    """A NumPy copy of a CuPy array or a torch tensor, or the NumPy array itself."""
+    if hasattr(x, "get"):
+        return x.get()
+    return tensor_to_numpy(x.detach().cpu()) if hasattr(x, "detach") else np.asarray(x)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import cuda
+from numba import cuda, uint64
 
 from numba_flash.config import Fragments, Piece
 from numba_flash.ptx import device, load4
@@ -120,19 +120,21 @@ def steps_of(sums: int) -> int:
 
 @cache
 def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = False):
-    """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN); U is 4."""
-    RG, CG, TM, TN, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.V
-    assert piece.U == 4
-    STEPS = steps_of(piece.size)
+    """Make multiply_atb(acc, A, B, rg, cg): acc += A.T @ B, A (depth, RG*TM), B (depth, CG*TN)."""
+    RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
+    STEPS = steps_of(piece.size) if U == 4 else 1  # runs of one row: pieces that leave few registers
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
 
     @device
     def steps(acc, A, B, rg, cg, x):
         a, b = cuda.local.array(A_SIZE, real), cuda.local.array(B_SIZE, real)
         for y in range(STEPS):
-            for r in range(0, TM, 4):
+            for r in range(0, TM, U):
                 n = y * TM + r
-                a[n], a[n + 1], a[n + 2], a[n + 3] = load4(A, (x + y, 4 * rg + RG * r))
+                if U == 4:
+                    a[n], a[n + 1], a[n + 2], a[n + 3] = load4(A, (x + y, 4 * rg + RG * r))
+                else:
+                    a[n] = A[uint64(x + y), uint64(rg + RG * r)]
             for c in range(0, TN, V):
                 n = y * TN + c
                 if V == 4:

@@ -18,6 +18,16 @@ from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device
 
 
+@device
+def strides_within(strides, inside):
+    """The row and column strides, for a thread that reads inside the matrix.
+
+    Were they the same in every step, the compiler would keep their multiples, two registers for each row and column of
+    a piece, from one step to the next.
+    """
+    return (strides[2], strides[3]) if inside else (0, 0)
+
+
 @cache
 def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
     """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
@@ -67,23 +77,22 @@ def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
                     s[at(r, c)] -= slope * REAL(abs(row + q_offset - col))
         first_row, first_col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
         height, width = clipped(Nq - first_row, HEIGHT), clipped(Nk - first_col, WIDTH)  # from there on
+        inside = min(height, width) > 0
         if BIAS:
+            down, across = strides_within(bias_strides, inside)
             start = first_row * bias_strides[2] + first_col * bias_strides[3]
             for r in range(TM):
                 for c in range(TN):
                     row, col = row_of(0, r), column_of(0, c)
                     if row < height and col < width:
-                        s[at(r, c)] += REAL(bias_to_real(bias[start + row * bias_strides[2] + col * bias_strides[3]]))
+                        s[at(r, c)] += REAL(bias_to_real(bias[start + row * down + col * across]))
         if MASK:
+            down, across = strides_within(mask_strides, inside)
             start = first_row * mask_strides[2] + first_col * mask_strides[3]
             for r in range(TM):
                 for c in range(TN):
                     row, col = row_of(0, r), column_of(0, c)
-                    if (
-                        row < height
-                        and col < width
-                        and mask[start + row * mask_strides[2] + col * mask_strides[3]] == 0
-                    ):
+                    if row < height and col < width and mask[start + row * down + col * across] == 0:
                         s[at(r, c)] = NEG_INF
 
     return modify

@@ -1,7 +1,7 @@
 """Global memory to shared tiles and registers to global memory, with zeros beyond the edges.
 
 Every row that starts on 16 bytes is moved four elements at a time; any other layout element by element, with a column
-stride.
+stride. An index of a single element is unsigned: a signed one may count from the end, and finding out takes registers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 from math import gcd
 
 import numpy as np
-from numba import cuda, int32
+from numba import cuda, int32, uint64
 
 from numba_flash.arrays import ITEMSIZE
 from numba_flash.config import Adds, Loads, Piece
@@ -51,6 +51,26 @@ def make_read4(dtype: str):
     return read4
 
 
+IN_FLIGHT = 32  # bytes that a thread loads at once, element by element: 8 registers, and as many addresses
+
+
+@cache
+def make_pause(dtype: str, loads: Loads):
+    """Make pause(n): no load beyond a thread's element n starts before those up to it are done, for every few elements.
+
+    Unasked, the compiler starts all loads of a tile at once, and each takes registers for its address and its number.
+    """
+    TOGETHER = IN_FLIGHT // (number(dtype).real.bitwidth // 8)
+    ELEMENTS = loads == "elements"
+
+    @device
+    def pause(n):
+        if ELEMENTS and (n + 1) % TOGETHER == 0:
+            cuda.syncwarp()
+
+    return pause
+
+
 NOTHING = np.int32(0)
 
 
@@ -68,7 +88,7 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
     take part, neighbouring ones on neighbouring columns; no barrier inside. With "copies" the tile arrives later: see
     `make_pipeline`.
     """
-    read, read4 = make_read(dtype), make_read4(dtype)
+    read, read4, pause = make_read(dtype), make_read4(dtype), make_pause(dtype, loads)
     COPIES, VECTORS = loads == "copies", loads == "vectors"
     PIECE = COPY_BYTES // ITEMSIZE[dtype] if COPIES else 4 if VECTORS else 1  # elements that a thread moves at once
     ACROSS = gcd(columns // PIECE, threads, 64)  # threads side by side in a row
@@ -90,7 +110,8 @@ def make_load_tile(dtype: str, rows: int, columns: int, threads: int, loads: Loa
                     elif VECTORS:
                         store4(tile, (r + y, c + x), read4(X, at + x, x < count))
                     else:
-                        tile[r + y, c + x] = read(X, at + x * step, x < count)
+                        tile[uint64(r + y), uint64(c + x)] = read(X, at + x * step, x < count)
+                pause(y // ROWS * (columns // WIDTH) + x // WIDTH)
             at += ROWS * strides[2]
 
     return load_tile
@@ -103,7 +124,7 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
     Eight neighbouring elements of a row meet four (sixteen) rows in a warp: whole 32-byte sectors of global memory, and
     32 different banks of shared memory.
     """
-    read, read4 = make_read(dtype), make_read4(dtype)
+    read, read4, pause = make_read(dtype), make_read4(dtype), make_pause(dtype, loads)
     COPIES, VECTORS = loads == "copies", loads == "vectors"
     PIECE = 4 if VECTORS else 1  # elements that a thread moves at once
     LANES = 8 // PIECE  # neighbouring threads in a row
@@ -130,7 +151,8 @@ def make_load_transposed(dtype: str, rows: int, columns: int, threads: int, load
                         for n in range(4):
                             tile[c + x + n, r + y] = values[n]
                     else:
-                        tile[c + x, r + y] = read(X, at + x * step, x < count)
+                        tile[uint64(c + x), uint64(r + y)] = read(X, at + x * step, x < count)
+                pause(y // DOWN * (columns // WIDTH) + x // WIDTH)
             at += DOWN * strides[2]
 
     return load_transposed

@@ -30,9 +30,12 @@ def padded_width(n: int) -> int:
 def choose_tiles(
     table: Table, shared_bytes: Callable[[Tiles, int], int], problem: AttentionProblem, device: Device
 ) -> Tiles | None:
-    """The first tile sizes of the table that fit the problem's head dimensions and the device's shared memory."""
+    """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory."""
     itemsize = ITEMSIZE[problem.real]
+    more_registers = problem.score != ScoreOptions() or not problem.vector  # for addresses, and softcap's derivative
     for tiles in table[itemsize, padded_width(max(problem.d, problem.dv))]:
+        if tiles.full and more_registers:
+            continue
         narrowest = 4 * tiles.CG  # four columns a thread
         fitted = replace(tiles, D=max(padded_width(problem.d), narrowest), DV=max(padded_width(problem.dv), narrowest))
         if shared_bytes(fitted, itemsize) <= device.shared_bytes:

@@ -21,42 +21,48 @@ from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv, count_key_blocks, count_query_blocks
 from numba_flash.traffic import Traffic
 
-# As in flash2_forward. A thread's piece of dK and dV is 4*n rows high, so Bc is a multiple of 4*RG in the first table.
+# As in flash2_forward. A thread's piece of dK and dV is Bc/RG rows high, read in fours where that is a multiple of 4.
 KEY_CONFIGS = {
     (4, 32): [
-        Tiles(64, 64, 32, 32, 4, 8),
+        Tiles(64, 64, 32, 32, 4, 8, full=True),
+        Tiles(32, 64, 32, 32, 2, 8),
     ],
     (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8, 2),
+        Tiles(64, 64, 64, 64, 4, 8, 2, full=True),
         Tiles(32, 64, 64, 64, 2, 8),
     ],
     (4, 128): [
-        Tiles(64, 64, 128, 128, 4, 16),
+        Tiles(64, 64, 128, 128, 4, 16, full=True),
         Tiles(32, 32, 128, 128, 4, 16),
         Tiles(16, 32, 128, 128, 2, 16),
     ],
     (4, 256): [
-        Tiles(32, 64, 256, 256, 2, 16),
-        Tiles(16, 32, 256, 256, 2, 16),
-        Tiles(8, 16, 256, 256, 2, 16),
+        Tiles(32, 64, 256, 256, 2, 16, full=True),
+        Tiles(16, 32, 256, 256, 2, 16, full=True),
+        Tiles(16, 32, 256, 256, 1, 16),
+        Tiles(8, 16, 256, 256, 2, 16, full=True),
+        Tiles(8, 16, 256, 256, 1, 16),
     ],
     (8, 32): [
-        Tiles(32, 64, 32, 32, 2, 8),
+        Tiles(32, 64, 32, 32, 2, 8, full=True),
         Tiles(16, 64, 32, 32, 1, 8),
     ],
     (8, 64): [
-        Tiles(64, 64, 64, 64, 4, 16),
+        Tiles(64, 64, 64, 64, 4, 16, full=True),
         Tiles(32, 64, 64, 64, 2, 16),
         Tiles(16, 32, 64, 64, 2, 16),
     ],
     (8, 128): [
-        Tiles(32, 64, 128, 128, 2, 16),
-        Tiles(16, 32, 128, 128, 2, 16),
-        Tiles(8, 16, 128, 128, 2, 16),
+        Tiles(32, 64, 128, 128, 2, 16, full=True),
+        Tiles(16, 32, 128, 128, 2, 16, full=True),
+        Tiles(16, 32, 128, 128, 2, 32),
+        Tiles(8, 16, 128, 128, 2, 16, full=True),
+        Tiles(8, 16, 128, 128, 1, 16),
     ],
     (8, 256): [
-        Tiles(16, 32, 256, 256, 2, 32),
-        Tiles(8, 16, 256, 256, 2, 16),
+        Tiles(16, 32, 256, 256, 2, 32, full=True),
+        Tiles(16, 16, 256, 256, 1, 16),
+        Tiles(8, 16, 256, 256, 1, 16),
     ],
 }
 
@@ -66,7 +72,7 @@ QUERY_CONFIGS = {
         Tiles(64, 64, 32, 32, 4, 8),
     ],
     (4, 64): [
-        Tiles(64, 64, 64, 64, 4, 8),
+        Tiles(64, 64, 64, 64, 4, 8, full=True),
         Tiles(64, 32, 64, 64, 4, 8),
     ],
     (4, 128): [
@@ -112,7 +118,8 @@ def shared_bytes(t: Tiles, itemsize: int) -> int:
 def pieces(t: Tiles) -> tuple[Piece, Piece, Piece, Piece]:
     """A thread's pieces of S (and dP), dQ, dK and dV."""
     RG, CG = t.RG, t.CG
-    keys, values = (Piece(RG, CG, t.Bc // RG, width // CG, U=4, V=4) for width in (t.D, t.DV))
+    height = t.Bc // RG
+    keys, values = (Piece(RG, CG, height, width // CG, 4 if height % 4 == 0 else 1, 4) for width in (t.D, t.DV))
     return Piece(RG, CG, t.rows, t.Bc // CG), Piece(RG, CG, t.rows, t.D // CG, V=4), keys, values
 
 
@@ -123,8 +130,13 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 
 
 def kind_of_adds(problem: AttentionProblem, device: Device) -> Adds | None:
-    """How dQ is summed up in global memory; None where a second kernel computes it."""
-    if problem.deterministic:
+    """How dQ is summed up in global memory; None where a second kernel computes it.
+
+    That is also where a thread of the first has no registers left for the sum: each of its 16 columns of dQ in float64
+    needs an address and a limit, beside those of element loads.
+    """
+    crowded = problem.real == "float64" and max(problem.d, problem.dv) > 128 and not problem.vector
+    if problem.deterministic or crowded:
         return None
     vectors = problem.real == "float32" and problem.d % 4 == 0 and device.compute_capability >= (9, 0)
     return "vectors" if vectors else "scalars"
@@ -169,8 +181,9 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads of the launches move, without a gradient of LSE. An addition to dQ reads it and writes it."""
-    both = delta_pass.traffic(problem, clears=not problem.deterministic) + key_traffic(problem, device)
-    if problem.deterministic:
+    summed = kind_of_adds(problem, device) is not None
+    both = delta_pass.traffic(problem, clears=summed) + key_traffic(problem, device)
+    if not summed:
         return both + query_traffic(problem, device)
     return both if problem.dtype == problem.real else both + convert_pass.traffic(problem)
 
@@ -188,7 +201,7 @@ def key_traffic(p: AttentionProblem, device: Device) -> Traffic:
     rows = steps * 2 * t.Br * t.CG * real  # LSE and delta, by every lane of a row
     products = scores.reads(t.D + t.DV) + keys.reads(t.Br) + values.reads(t.Br)
     added = 0
-    if not p.deterministic:
+    if kind_of_adds(p, device) is not None:
         products += queries.reads(t.Bc)
         added = steps * t.Br * p.d * real
     return Traffic(

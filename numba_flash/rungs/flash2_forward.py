@@ -18,20 +18,21 @@ from numba_flash.tiling import cdiv, count_key_blocks
 from numba_flash.traffic import Traffic
 
 # For each width of arithmetic (4 or 8 bytes) and padded head dimension: tile sizes, fastest first, then ones that
-# need less shared memory.
+# need less shared memory, or fewer registers than all (`full`).
 CONFIGS = {
     (4, 32): [
-        Tiles(128, 64, 32, 32, 8, 8),
+        Tiles(128, 64, 32, 32, 8, 8, full=True),
         Tiles(128, 32, 32, 32, 8, 8),
     ],
     (4, 64): [
-        Tiles(128, 64, 64, 64, 8, 8, 2),
+        Tiles(128, 64, 64, 64, 8, 8, 2, full=True),
         Tiles(128, 32, 64, 64, 8, 8),
         Tiles(64, 32, 64, 64, 4, 8),
     ],
     (4, 128): [
-        Tiles(128, 64, 128, 128, 8, 16),
-        Tiles(64, 64, 128, 128, 8, 16),
+        Tiles(128, 64, 128, 128, 8, 16, full=True),
+        Tiles(64, 64, 128, 128, 8, 16, full=True),
+        Tiles(128, 32, 128, 128, 8, 16),
         Tiles(64, 32, 128, 128, 4, 8),
         Tiles(32, 32, 128, 128, 4, 16),
     ],
@@ -45,8 +46,8 @@ CONFIGS = {
         Tiles(64, 32, 32, 32, 4, 8),
     ],
     (8, 64): [
-        Tiles(128, 32, 64, 64, 4, 8),
-        Tiles(64, 32, 64, 64, 4, 8),
+        Tiles(128, 32, 64, 64, 4, 8, full=True),
+        Tiles(64, 32, 64, 64, 4, 8, full=True),
         Tiles(32, 32, 64, 64, 4, 16),
     ],
     (8, 128): [

@@ -147,16 +147,27 @@ def stream_of(handle: int) -> Stream:
     return found
 
 
+def current_device() -> int | None:
+    """The ordinal of this thread's current device; None where it has none, as a thread that has done nothing yet."""
+    error, device = driver.cuCtxGetDevice()
+    return int(device) if error == SUCCESS else None
+
+
+def is_current(ordinal: int) -> bool:
+    """Is this device the thread's current one?"""
+    return current_device() == ordinal
+
+
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
     """Make a device the current one of this thread, if it is not."""
-    error, current = driver.cuCtxGetDevice()
-    if error == SUCCESS and int(current) == ordinal:
+    before = current_device()
+    if before == ordinal:
         yield
         return
     Device(ordinal).set_current()
     try:
         yield
     finally:
-        if error == SUCCESS:
-            Device(int(current)).set_current()
+        if before is not None:
+            Device(before).set_current()

@@ -84,7 +84,7 @@ def key_rules(t: Tiles) -> Rules:
     """The same for dK, dV and the sum of dQ."""
     height = t.Bc // t.RG
     return common_rules(t) | {
-        "a thread owns runs of four keys": t.Bc % (4 * t.RG) == 0,
+        "every key has an owner": t.Bc % t.RG == 0,
         "dK fits": sums_fit(height * t.D // t.CG, t.Br),
         "dV fits": sums_fit(height * t.DV // t.CG, t.Br),
     }

@@ -36,12 +36,26 @@ PRODUCTION = [
     Case(B=1, Hq=1, Hk=1, Nq=33, Nk=35, d=17, dv=5, causal=True, dlse=True),
     Case(B=1, Hq=1, Hk=1, Nq=9, Nk=33, d=64, dv=65, dtype="float64", layouts=("strided",) * 4, window=(7, 3)),
     Case(B=1, Hq=1, Hk=1, Nq=5, Nk=3, d=256, dv=200, dtype="bfloat16", mask=(1, 1, 5, 3)),
+    Case(B=1, Hq=1, Hk=1, Nq=3, Nk=18, d=130, dv=256, dtype="float64", layouts=("strided",) * 4, softcap=2.0),
+    Case(
+        B=1,
+        Hq=1,
+        Hk=1,
+        Nq=33,
+        Nk=35,
+        d=64,
+        dv=64,
+        softcap=2.0,
+        alibi=("float32", (1, 1)),
+        bias=("float32", (1, 1, 33, 35)),
+    ),
+    Case(B=1, Hq=1, Hk=1, Nq=5, Nk=33, d=128, dv=100, layouts=("strided",) * 4, mask=(1, 1, 5, 33)),
 ]
 
 
 @pytest.mark.parametrize("case", PRODUCTION, ids=lambda case: f"{case.dtype}-{case.d}")
 def test_production_tiles(simulator, case):
-    """The tile sizes that run on a GPU, once for each dtype of arithmetic and for the widest heads."""
+    """The tile sizes that run on a GPU: both dtypes of arithmetic, the widest heads, and with registers to spare."""
     test_forward.holds(simulator, case)
     test_backward.holds(simulator, case)
     test_deterministic_backward.holds(simulator, case)

@@ -6,7 +6,7 @@ asked to do is written down.
 
 import ctypes
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -85,8 +85,12 @@ class FakeGpu:
 
     def __init__(self):
         self.notes, self.launched, self.allocated = [], [], []
-        self.loaded = 0
+        self.loaded = self.device = 0
         self.current = FakeStream(5, self.notes)
+
+    def change_device(self, ordinal):
+        self.notes.append(f"device {ordinal}")
+        self.device = ordinal
 
     def remember(self, x):
         """An array that kernels may be given."""
@@ -146,10 +150,9 @@ class FakeGpu:
             asnumpy=lambda x: np.array(x).view(np.ndarray),
             cuda=SimpleNamespace(
                 alloc=self.alloc,
-                runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+                runtime=SimpleNamespace(getDeviceCount=lambda: 1),
                 get_current_stream=lambda: self.current,
                 ExternalStream=lambda handle, device: FakeStream(handle, self.notes),
-                Device=lambda device: nullcontext(),
             ),
         )
 
@@ -180,7 +183,13 @@ def fake_gpu():
         for module in (config, ladder, planners):
             stack.enter_context(patch.object(module, "SIMULATED", False))
         stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))
-        for name in ("load", "cuda_launch", "stream_of"):
-            other = {"load": machine.load, "cuda_launch": machine.launch, "stream_of": lambda handle: handle}[name]
-            stack.enter_context(patch.object(gpu, name, other))
+        played = {
+            "load": machine.load,
+            "cuda_launch": machine.launch,
+            "stream_of": lambda handle: handle,
+            "current_device": lambda: machine.device,
+            "Device": lambda ordinal: SimpleNamespace(set_current=lambda: machine.change_device(ordinal)),
+        }
+        for name, player in played.items():
+            stack.enter_context(patch.object(gpu, name, player))
         yield machine

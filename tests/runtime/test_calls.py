@@ -166,6 +166,16 @@ def test_a_stream_waits_for_the_current_one(machine):
     assert machine.notes == ["enter 5", "leave 5"]
 
 
+@pytest.mark.parametrize(("before", "notes"), [(None, ["device 0"]), (1, ["device 0", "device 1"])])
+def test_the_operands_device_is_made_the_current_one(machine, before, notes):
+    """And the one before is again; a new thread has had none."""
+    q, k, v = operands(machine)
+    flash_attention(q, k, v)
+    machine.device = before
+    flash_attention(q, k, v)
+    assert machine.notes == notes
+
+
 def test_what_a_graph_captures_keeps_its_scratch(machine):
     """Its kernels run again when other work may have been given scratch that was let go."""
     q, k, v = operands(machine, dtype=np.float16)

@@ -1,5 +1,6 @@
 """Kernels compiled without a GPU, in a process of their own: here the simulator stands in for the compiler."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import numba_flash
-from numba_flash import compiled
 from numba_flash.__main__ import main
-from numba_flash.compiled import ALLOWED_SPILLS, DEVICES, KIN, allowed_spills, compile_all, launches_of, variants
+from numba_flash.compiled import DEVICES, KIN, compile_all, launches_of, variants
 from numba_flash.ladder import LADDER
-from numba_flash.problem import FLOATS, real_of
+from numba_flash.problem import FLOATS
+from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.runtime.compile import capability, check_toolkit
 from numba_flash.simulator import SIMULATED
 
@@ -76,6 +77,12 @@ def test_every_rung_is_listed_for_each_of_its_architectures_dtypes_and_loads():
     assert results == {*zip(FLOATS, FLOATS, strict=True), ("float16", "float32"), ("bfloat16", "float32")}
 
 
+def test_score_options_are_listed_for_each_width_dtype_and_kind_of_loads():
+    listed = {(v.kernel, v.arch, v.problem.dtype, v.d, v.vector) for v in variants() if v.options}
+    kernels = {"flash2_forward", "flash2_backward_keys", "flash2_backward_queries"}
+    assert listed >= set(itertools.product(kernels, ("sm_80", "sm_90"), FLOATS, WIDTHS, (True, False)))
+
+
 def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
     added = [v for v in variants() if v.arch == "sm_86"]
     assert {v.source for v in added} == {"flash2_forward", "flash2_backward"}
@@ -89,23 +96,9 @@ def test_a_kernel_is_listed_once():
     assert len(set(everything)) == len(everything)
 
 
-def test_spills_are_allowed_only_to_kernels_that_exist():
-    known = {(v.kernel, real_of(v.problem.dtype), v.d, v.options) for v in variants()}
-    assert set(ALLOWED_SPILLS) <= known
-
-
-def test_spills_are_allowed_by_kernel_and_options(monkeypatch):
-    chosen = [v for v in variants() if v.matches("flash2_forward", "", "float16", 64)]
-    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float32", 64, True): 3})
-    assert {(v.options, allowed_spills(v)) for v in chosen} == {(True, 3), (False, 0)}
-    monkeypatch.setattr(compiled, "ALLOWED_SPILLS", {("flash2_forward", "float64", 64, True): 3})
-    assert {allowed_spills(v) for v in chosen} == {0}
-
-
 BROKEN = """
     import json
     from numba import cuda, types
-    from numba_flash import compiled
     from numba_flash.compiled import Variant, inspect_launch
     from numba_flash.ptx import global_view
     from numba_flash.runtime import Kernel, Launch
@@ -147,8 +140,6 @@ BROKEN = """
 
     found = {f.__name__: rules(f) for f in (good, doubles, local, spills, nonsense)}
     found["doubles of float64"] = rules(doubles, "float64")
-    compiled.ALLOWED_SPILLS = {("spills", "float32", 64, False): 10_000}
-    found["allowed spills"] = rules(spills)
     print(json.dumps(found))
 """
 
@@ -159,11 +150,11 @@ def test_broken_rules_are_named(tmp_path):
     done = run(str(script))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["good"] == found["doubles of float64"] == found["allowed spills"] == []
+    assert found["good"] == found["doubles of float64"] == []
     assert [reason.partition(" ")[2] for reason in found["doubles"]] == [".f64 in a float32 kernel"]
     assert found["local"] == ["an array in local memory"]
     (spilled,) = found["spills"]
-    assert int(spilled.split()[0]) > 0 and spilled.endswith("bytes spilled (0 allowed)")
+    assert int(spilled.split()[0]) > 0 and spilled.endswith(" bytes spilled")
     (nonsense,) = found["nonsense"]
     assert nonsense.startswith("does not compile: ") and "there_is_no_such_thing" in nonsense
 

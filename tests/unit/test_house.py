@@ -45,6 +45,8 @@ ORDER = (
     "cpu",
     "ladder",
     "specimen",
+    "steps",
+    "gpu_plan",
     "plan",
     "planners",
     "ops",

@@ -82,7 +82,7 @@ def test_tiles_are_legal(name, key, tiles):
         ("forward", Tiles(64, 16, 256, 256, 32, 16), "O fits"),
         ("forward", Tiles(16, 12, 32, 32, 4, 8), "every column has an owner"),
         ("forward", Tiles(18, 8, 32, 32, 4, 8), "every row has an owner"),
-        ("keys", Tiles(16, 24, 32, 32, 4, 8), "a thread owns runs of four keys"),
+        ("keys", Tiles(32, 24, 32, 32, 2, 8), "every key has an owner"),
         ("queries", Tiles(4, 32, 128, 128, 2, 32), "a row lives in lanes of one warp"),
         ("queries", Tiles(16, 8, 16, 32, 4, 8), "a thread owns runs of four columns of a head"),
         ("queries", Tiles(8, 8, 32, 32, 4, 8), "threads are whole warps, at most 1024"),
@@ -110,13 +110,34 @@ def attention_problem(d, dv, dtype="float32", B=1, Hq=1, Nq=5, Nk=7):
 def test_every_head_dimension_finds_tiles(shared_bytes):
     device = type(SIMULATOR)("a GPU", (8, 0), shared_bytes)
     for table, bytes_of in TABLES.values():
-        for d, dv, dtype in itertools.product((1, 31, 33, 64, 100, 128, 256), (1, 64, 65, 256), ("float16", "float64")):
-            problem = attention_problem(d, dv, dtype)
+        widths = itertools.product((1, 31, 33, 64, 100, 128, 256), (1, 64, 65, 256))
+        for (d, dv), dtype, vector in itertools.product(widths, ("float16", "float64"), (True, False)):
+            problem = replace(attention_problem(d, dv, dtype), vector=vector)
             tiles = arguments.choose_tiles(table, bytes_of, problem, device)
             assert tiles is not None
             assert d <= tiles.D and dv <= tiles.DV and min(tiles.D, tiles.DV) >= 4 * tiles.CG
             assert tiles.D % (4 * tiles.CG) == 0 == tiles.DV % (4 * tiles.CG)
             assert bytes_of(tiles, ITEMSIZE[problem.real]) <= shared_bytes
+
+
+MORE_REGISTERS = {
+    "elements": {"vector": False},
+    "softcap": {"softcap": 1.0, "score": ScoreOptions(softcap=True)},
+    "alibi": {"score": ScoreOptions(alibi="float32")},
+    "bias": {"score": ScoreOptions(bias="float16")},
+    "mask": {"score": ScoreOptions(mask=True)},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("more", MORE_REGISTERS.values(), ids=MORE_REGISTERS)
+def test_tiles_that_take_all_registers_are_for_plain_kernels(name, more):
+    table, bytes_of = TABLES[name]
+    for (itemsize, width), choices in table.items():
+        plain = attention_problem(width, width, {4: "float32", 8: "float64"}[itemsize])
+        spare = [tiles for tiles in choices if not tiles.full]
+        assert arguments.choose_tiles(table, bytes_of, plain, SIMULATOR) == choices[0]
+        assert arguments.choose_tiles(table, bytes_of, replace(plain, **more), SIMULATOR) == spare[0]
 
 
 def test_why_not():
