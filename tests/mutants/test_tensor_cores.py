@@ -15,7 +15,7 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 PRODUCT = test_copies.test_tensor_product
-MMA, FRAGMENTS, SWIZZLED, TILING = "kernels.matmul_mma", "device.fragments", "device.swizzled", "tiling"
+MMA, FRAGMENTS, SWIZZLED = "kernels.matmul_mma", "device.fragments", "device.swizzled"
 FETCH = "fetch(As, Bs, last, A_rows, A_strides, B_cols, B_strides, row0, col0, x + LAST * BK, M, N, K)"
 BARRIER = "cuda.syncthreads()  # stage `now` is written by all; everyone has read stage `last` before it changes"
 
@@ -66,7 +66,7 @@ def test_a_property_fails(mutant):
 
 
 @pytest.mark.parametrize("landing", ["late", "early"])
-@pytest.mark.parametrize("module", [MMA, FRAGMENTS, SWIZZLED, TILING])
+@pytest.mark.parametrize("module", [MMA, FRAGMENTS, SWIZZLED])
 def test_the_original_does_not(module, landing):
     """Made anew in the same way, but unchanged."""
     first = next(mutant for mutant in MUTANTS if mutant.module == module)
