@@ -186,5 +186,5 @@ def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
 def mma_tiles(tiles: MmaTiles) -> Iterator[None]:
     """Run matmul_mma with other tile sizes, however it loads: `mma_rules`."""
     table = import_module("numba_flash.rungs.matmul_mma").CONFIGS
-    with other_plans(), patch.dict(table, dict.fromkeys(table, tiles)):
+    with other_plans(), patch.dict(table, dict.fromkeys(table, [tiles])):
         yield
