@@ -14,11 +14,13 @@ from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
 
-# By kind of loads: one element at a time needs registers for addresses. Both fit the 99 KB of sm_86.
-CONFIGS: dict[Loads, MmaTiles] = {
-    "copies": MmaTiles(128, 256, 32, 64, 64, stages=4),
-    "parts": MmaTiles(128, 256, 32, 64, 64, stages=4),
-    "elements": MmaTiles(128, 128, 32, 64, 32, stages=2),
+# By kind of loads; the first that fit a block's shared memory: 144 KB, or the 96 KB that every GPU from sm_80 on has.
+# One element at a time needs registers for addresses.
+CHUNKS = [MmaTiles(128, 256, 64, 64, 64, stages=3), MmaTiles(128, 256, 32, 64, 64, stages=4)]
+CONFIGS: dict[Loads, list[MmaTiles]] = {
+    "copies": CHUNKS,
+    "parts": CHUNKS,
+    "elements": [MmaTiles(128, 128, 32, 64, 32, stages=2)],
 }
 
 
@@ -29,9 +31,10 @@ def loads_of(problem: MatmulProblem) -> Loads:
     return "copies" if problem.K % 8 == 0 == problem.N % 8 else "parts"
 
 
-def tiles_of(problem: MatmulProblem) -> MmaTiles:
-    """The tile sizes for a problem."""
-    return CONFIGS[loads_of(problem)]
+def tiles_of(problem: MatmulProblem, device: Device) -> MmaTiles:
+    """The tile sizes for a problem on a device."""
+    table = CONFIGS[loads_of(problem)]
+    return next((t for t in table if shared_bytes(t) <= device.shared_bytes), table[-1])
 
 
 def shared_bytes(t: MmaTiles) -> int:
@@ -41,7 +44,7 @@ def shared_bytes(t: MmaTiles) -> int:
 
 def why_not(problem: MatmulProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
-    return mma_reasons(device) + grid_reasons(grid(problem, tiles_of(problem)))
+    return mma_reasons(device) + grid_reasons(grid(problem, tiles_of(problem, device)))
 
 
 def grid(problem: MatmulProblem, t: MmaTiles) -> int:
@@ -52,7 +55,7 @@ def grid(problem: MatmulProblem, t: MmaTiles) -> int:
 def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
     """The launch that writes c (B, M, N), contiguous; x holds a and b."""
     a, b = x
-    tiles = tiles_of(problem)
+    tiles = tiles_of(problem, device)
     config = (tiles, problem.dtype, problem.out_dtype, loads_of(problem))
     kernel = Kernel("matmul_mma", config, tiles.threads, shared_bytes(tiles))
     strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
@@ -62,7 +65,7 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
 
 def traffic(problem: MatmulProblem, device: Device) -> Traffic:
     """What all threads move where M, N and K are multiples of the tiles."""
-    t = tiles_of(problem)
+    t = tiles_of(problem, device)
     steps = grid(problem, t) * cdiv(problem.K, t.BK)
     tiles = (t.BM + t.BN) * t.BK
     warps = t.threads // LANES

@@ -209,5 +209,5 @@ def fragment_tiles(tiles: Tiles) -> Iterator[None]:
 def mma_tiles(tiles: MmaTiles) -> Iterator[None]:
     """Run matmul_mma with other tile sizes, however it loads: `mma_rules`."""
     table = import_module("numba_flash.rungs.matmul_mma").CONFIGS
-    with other_plans(), patch.dict(table, dict.fromkeys(table, tiles)):
+    with other_plans(), patch.dict(table, dict.fromkeys(table, [tiles])):
         yield

@@ -68,12 +68,12 @@ def deep_products(backend, **restrictions):
 
 
 def deeper(case):
-    """The same with K four times as large, and N rounded up to a multiple of 4."""
+    """The same with M and N twice, K four times as large, and N rounded up to a multiple of 4."""
     (*lead, M, K), (*b_lead, _, N) = case.a, case.b
-    return replace(case, a=(*lead, M, 4 * K), b=(*b_lead, 4 * K, round_up(N, 4)))
+    return replace(case, a=(*lead, 2 * M, 4 * K), b=(*b_lead, 4 * K, round_up(2 * N, 4)))
 
 
-@for_all(times=2, cases=deep_products)
+@for_all(cases=deep_products)
 def test_tensor_product(backend, case):
     if not backend.tensor_products:
         pytest.skip("it has no tensor cores")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from numba_flash.testing.backends import Backend
+from numba_flash.testing.matmul import MatmulCase
 from numba_flash.testing.naive import naive_matmul
 from numba_flash.testing.tolerance import assert_close
 
@@ -24,6 +25,16 @@ def agree(backend, case, kernels):
 @for_all(times=2, cases=Backend.matmul_cases)
 def test_product(backend, case):
     agree(backend, case, backend.products_of(case.dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "N"),
+    [("float16", "contiguous", 264), ("bfloat16", "padded", 260), ("float16", "misaligned", 136)],
+)
+def test_production_tiles_of_tensor_cores(simulator, dtype, layout, N):
+    """More than a tile in every direction, and more steps than stages."""
+    case = MatmulCase((70, 200), (200, N), dtype, "float32", (layout, layout), seed=1)
+    agree(simulator, case, simulator.tensor_products)
 
 
 @for_all(cases=Backend.matmul_cases)

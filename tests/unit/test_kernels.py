@@ -183,10 +183,10 @@ def test_tiles_of_flash1_are_legal(module):
 def test_matmul_tiles_are_legal():
     for t in matmul_registers.CONFIGS.values():
         assert t.threads % 32 == 0 and broken(matmul_rules(t)) == []
-    for t in matmul_mma.CONFIGS.values():
-        assert broken(mma_rules(t)) == [] and matmul_mma.shared_bytes(t) <= min(
-            SHARED_BYTES[arch] for arch in MMA_ARCHS
-        )
+    for table in matmul_mma.CONFIGS.values():
+        sizes = [matmul_mma.shared_bytes(t) for t in table]
+        assert all(broken(mma_rules(t)) == [] for t in table) and sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] <= min(SHARED_BYTES[arch] for arch in MMA_ARCHS)
     for T in matmul_tiled.CONFIGS:
         assert T * T <= 1024
 
