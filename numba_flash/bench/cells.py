@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, NEXT, SOFTMAX, Rung
 from numba_flash.specimen import specimen
 
 TOKENS, HIDDEN = 16384, 1024  # of attention: a batch of TOKENS / N, with HIDDEN / d heads
@@ -90,8 +90,9 @@ def ladder_plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> lis
     if quick:
         return [cell for dtype in dtypes or ["float32"] for cell in cells(dtype, (64,), (1024,), (False,), (1024,))]
     whole = [c for t in dtypes or ["float32"] for c in cells(t, (64, 128), (2048, 4096), (False, True), (4096, 8192))]
-    tensor_cores = [Cell(MATMUL, "float16", n, teaching=False) for n in (4096, 8192)]
-    others = [*attention_cells("float64", (64,), (2048,), (False,), teaching=False), *tensor_cores]
+    products = [Cell(MATMUL, "float16", n, teaching=False) for n in (4096, 8192)]
+    tensor_cores = attention_cells("float16", (64, 128), (4096,), (False, True), teaching=False)
+    others = [*attention_cells("float64", (64,), (2048,), (False,), teaching=False), *products, *tensor_cores]
     return whole if dtypes else whole + others
 
 
@@ -128,7 +129,7 @@ def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
 def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
     """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any."""
     rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and (not patterns or matches(r, patterns))]
-    return [r for r in rungs if cell.dtype in r.dtypes and (cell.teaching or r.name in FASTEST_FIRST)]
+    return [r for r in rungs if cell.dtype in r.dtypes and (cell.teaching or r.name in FASTEST_FIRST + NEXT)]
 
 
 def matches(rung: Rung, patterns: Collection[str]) -> bool:

@@ -66,7 +66,7 @@ def make_pause(dtype: str, loads: Loads):
     @device
     def pause(n):
         if ELEMENTS and (n + 1) % TOGETHER == 0:
-            cuda.syncwarp()
+            cuda.syncwarp()  # no hazard: it only keeps later loads from starting earlier
 
     return pause
 

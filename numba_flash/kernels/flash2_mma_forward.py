@@ -41,7 +41,7 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 
 @cache
 def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions):
-    """The kernel for one set of tile sizes, storage dtype, kind of loads and score options; rows of O in pairs or not."""
+    """The kernel for one set of tile sizes, storage dtype, kinds of loads and stores, and score options."""
     Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
     scores, out = pieces(tiles)
     SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
