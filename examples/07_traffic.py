@@ -40,7 +40,7 @@ PROBLEMS = {  # by operation: a problem of size N, and the bytes that nobody can
 
 # %%
 N = 4096
-rungs = [rung for rung in LADDER if rung.on_gpu]
+rungs = [rung for rung in LADDER if rung.on_gpu and "float32" in rung.dtypes]
 moved = {}
 print(f"N = {N}, d = {D}, float32; an H100 makes {PEAK / BANDWIDTH:.0f} flops in the time of a byte")
 for operation, (make_problem, least) in PROBLEMS.items():
