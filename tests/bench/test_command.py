@@ -70,7 +70,13 @@ class TestCommand:
         rows = self.read(tmp_path / "all.json")
         assert {rung.name for rung in LADDER if rung.on_gpu} <= {row["provider"] for row in rows["ladder"]}
         limits = {row["provider"]: row["rate"] for row in rows["ladder"] if row["operation"] == "ceiling"}
-        assert limits == {"copy": 3000, "float32 product": 50, "float64 product": 60, "bfloat16 product": 60}
+        assert limits == {
+            "copy": 3000,
+            "float32 product": 50,
+            "float64 product": 60,
+            "float16 product": 60,
+            "bfloat16 product": 60,
+        }
         assert {row["of_ceiling"] for row in rows["ladder"] if row["dtype"] == "float64" and row["of_ceiling"]}
         facts = json.loads((tmp_path / "all.json").read_text())["host"]["machine"]
         assert facts == MACHINE | {"absent": "flash_attn"}
@@ -130,7 +136,7 @@ class TestCommand:
         rows = self.read(tmp_path / "j")
         ours = {part: {row["provider"] for row in rows[part] if not row["peer"]} for part in rows}
         assert ours == {
-            "ladder": {"flash2_forward", "flash2_backward", "softmax_online", "matmul_naive"},
+            "ladder": {"flash2_forward", "flash2_backward", "flash2_mma_forward", "softmax_online", "matmul_naive"},
             "lengths": {"flash2_forward", "flash2_backward"},
         }
 
