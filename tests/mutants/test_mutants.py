@@ -43,7 +43,7 @@ MUTANTS = [
            test_locality.test_rows_that_see_nothing),
     Mutant("P of blind rows", SCORES, "if lse == NEG_INF or not exists:", "if not exists:",
            test_locality.test_rows_that_see_nothing),
-    Mutant("softcap has no derivative", SCORES, "ds *= derivative[r * TN + c]", "pass",
+    Mutant("softcap has no derivative", SCORES, "ds *= derivative[at(r, c)]", "pass",
            test_gradients.test_directional_derivative),
     Mutant("delta without dLSE", DELTA, "total -= global_view(dLSE", "0 * global_view(dLSE",
            test_gradients.test_rows_of_ds_sum_to_dlse),
@@ -120,7 +120,7 @@ MUTANTS = [
            test_agreement.test_backward),
     Mutant("Qi is read before all of it is written", BACKWARD,
            "cuda.syncthreads()  # Qi is written before anyone reads it", "pass",
-           test_agreement.test_backward),
+           test_copies.test_backward),
     Mutant("P is read before it is written", BACKWARD,
            "cuda.syncthreads()  # P is written before other warps read it", "pass",
            test_agreement.test_backward),
@@ -200,8 +200,7 @@ MUTANTS = [
     Mutant("copies of As, Bs belong to no group", REGISTERS, "K, N)\n        commit()", "K, N)",
            test_copies.test_product),
     Mutant("a thread multiplies rows that it does not own", PRODUCTS,
-           "4 * rg + RG * r))\n            for c in range(0, TN, V)",
-           "TM * rg + r))\n            for c in range(0, TN, V)",
+           "(x + y, 4 * rg + RG * r)", "(x + y, TM * rg + r)",
            test_matmul.test_product),
     Mutant("a thread writes rows that it does not own", TILES, """row0 + row_of(rg, r)
             for c in range(0, TN, 4):

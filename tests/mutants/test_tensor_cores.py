@@ -40,7 +40,7 @@ MUTANTS = [
     Mutant("A is not swizzled", FRAGMENTS, "swizzled(r, col + c, columns)", "col + c", PRODUCT),
     Mutant("B is swizzled by other rows", FRAGMENTS, "swizzled(r, col + 16 * n + c", "swizzled(r + 4, col + 16 * n + c",
            PRODUCT),
-    Mutant("B is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b", "ldmatrix_x4(b", PRODUCT),
+    Mutant("B is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, n,", "ldmatrix_x4(b, n,", PRODUCT),
     Mutant("A is transposed", FRAGMENTS, "ldmatrix_x4(a", "ldmatrix_x4_trans(a", PRODUCT),
     Mutant("quarters of A in the other order", FRAGMENTS, """r, c = down_then_right(lane())
         for m""", """r, c = lane() % 8 + lane() // 16 * 8, lane() // 8 % 2 * 8
