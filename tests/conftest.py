@@ -20,6 +20,7 @@ def usable_gpus():
 
 GPUS = usable_gpus()
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if GPUS else "1")  # numba reads it once, when it is imported
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of a GPU's memory
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402

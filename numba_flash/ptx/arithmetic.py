@@ -78,7 +78,7 @@ def float32_to_bfloat16x2(low: Any, high: Any) -> Any:
 
 @instruction("cvt.rna.tf32.f32 $0, $1;", reads=[float32], writes=[uint32])
 def float32_to_tf32(x: Any) -> Any:
-    """The bits of the nearest float32 with ten bits of fraction, ties away from zero; sm_80. NaN gives 0x7FFFFFFF."""
+    """The bits of the nearest float32 with ten bits of fraction, ties away from zero; sm_80. NaN stays NaN."""
     x = NAN if np.isnan(x) else np.float32(x)
     bits = x.view(np.uint32)
     return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000) if np.isfinite(x) else bits

@@ -14,6 +14,7 @@ import numpy as np
 from numba_flash.reference import Array, expand_heads, visible
 
 NUDGE = 2  # units in the last place: what `ex2.approx` may be off
+STEP = 16  # terms that one `mma` adds to a sum
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Evaluation:
     scale_first : scale*q before the product with k
     from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
     wide : P and dS are not rounded to 16 bits
+    tensor_cores : products as a tensor core does them, STEP terms at a time
     nudge : every intermediate result is off by NUDGE, "up", "down" or in "both" directions
     """
 
@@ -31,10 +33,13 @@ class Evaluation:
     scale_first: bool = False
     from_results: bool = False
     wide: bool = False
+    tensor_cores: bool = False
     nudge: str | None = None
 
     def multiply(self, a: Array, b: Array) -> Array:
         """The matrix product a @ b."""
+        if self.tensor_cores:
+            return tensor_product(a, b)
         return self.rounded(a[..., ::-1] @ b[..., ::-1, :] if self.reverse else a @ b)
 
     def stored(self, x: Array, dtype: Any) -> Array:
@@ -58,6 +63,22 @@ EVALUATIONS = (
     Evaluation(from_results=True, wide=True, nudge="both"),
     Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge="both"),
 )
+ON_TENSOR_CORES = Evaluation(from_results=True, tensor_cores=True)
+
+
+def tensor_product(a: Array, b: Array) -> Array:
+    """a @ b in float32, where each sum of STEP exact products and what came before is cut off, not rounded."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    sums = np.zeros((a[..., :0] @ b[..., :0, :]).shape, np.float32)
+    for k in range(0, a.shape[-1], STEP):
+        sums = cut_off(sums + a[..., k : k + STEP] @ b[..., k : k + STEP, :])
+    return sums
+
+
+def cut_off(x: Array) -> Array:
+    """x rounded to float32 toward zero."""
+    nearest = x.astype(np.float32)
+    return np.where(np.abs(nearest) > np.abs(x), np.nextafter(nearest, np.float32(0)), nearest)
 
 
 def naive_attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
@@ -89,7 +110,7 @@ def naive_gradients(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, *
 def naive_matmul(a: Array, b: Array, out_dtype: Any) -> Array:
     """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts evaluations."""
     wide = [x.astype(real_of(x.dtype)) for x in (a, b)]
-    return np.stack([how.multiply(*operands) for how, operands in evaluations(*wide)]).astype(out_dtype)
+    return np.stack([how.multiply(*operands) for how, operands in evaluations(*wide, stored=a.dtype)]).astype(out_dtype)
 
 
 def naive_softmax(x: Array) -> Array:
@@ -103,15 +124,19 @@ def naive_softmax(x: Array) -> Array:
     return np.stack(results)
 
 
-def evaluations(*operands: Array) -> list[tuple[Evaluation, Any]]:
-    """How to evaluate, and from which operands.
+def evaluations(*operands: Array, stored: Any = None) -> list[tuple[Evaluation, Any]]:
+    """How to evaluate, and from which operands; `stored` is their dtype if they are wider by now.
 
-    Float64 gets one more evaluation, in the longest double: it shows how far the float64 reference itself is off.
+    16-bit operands get one more evaluation, since they may meet on tensor cores. So does float64, in the longest
+    double: it shows how far the float64 reference itself is off.
     """
     plain = [(how, list(operands)) for how in EVALUATIONS]
-    if operands[0].dtype != np.float64:
-        return plain
-    return [*plain, (Evaluation(), [x.astype(np.longdouble) for x in operands])]
+    itemsize = np.dtype(operands[0].dtype if stored is None else stored).itemsize
+    if itemsize == 2:
+        return [*plain, (ON_TENSOR_CORES, list(operands))]
+    if itemsize == 8:
+        return [*plain, (Evaluation(), [x.astype(np.longdouble) for x in operands])]
+    return plain
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,23 @@
 """What shows from outside only: threads, start-up time, memory, and the passes as plain Python."""
 
-import os
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
-
-import numba_flash
+from interpreter import ROOT, environment
 
 from .problems import Problem, assert_same
 
-ROOT = Path(numba_flash.__file__).parent.parent
 
-
-def run(script, **environment):
+def run(script, **variables):
     """What a fresh interpreter prints."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    return subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    env = environment(**variables)
+    return subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,10 +152,10 @@ def test_an_edited_source_is_compiled_again(tmp_path):
         print(source_digest())
         """
     )
-    digests = {run(script, PYTHONPATH="")}
+    digests = {run(script)}
     with open(package / "cpu" / "scores.py", "a") as file:
         file.write("\n# edited\n")
-    digests.add(run(script, PYTHONPATH=""))
+    digests.add(run(script))
     assert len(digests) == 2
 
 

@@ -1,6 +1,5 @@
 """The numbered examples: each runs, and what it claims is asserted."""
 
-import os
 import runpy
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from interpreter import environment
 
 from numba_flash.simulator import SIMULATED
 
@@ -179,11 +179,8 @@ def test_gradients(lesson):
 
 
 def test_step_through():
-    paths = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "11_step_through.py"], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, EXAMPLES / "11_step_through.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     session, _, races = done.stdout.partition("largest error of the kernel that was stepped through: ")
     assert "(Pdb) p j, r\n(0, 0)" in session and "p m, l, acc\n(-inf, 0.0, array([0., 0.]))" in session

@@ -1,19 +1,16 @@
 """Many callers at once, little memory, and what is wrong with a machine."""
 
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from interpreter import environment
 
-import numba_flash
 from numba_flash import flash_attention
 
 pytestmark = pytest.mark.gpu
-ROOT = Path(numba_flash.__file__).parent.parent
 
 FIRST_CALL = """
     import numpy as np, cupy, sys
@@ -29,10 +26,9 @@ FIRST_CALL = """
 def start(cache):
     """A process that makes its first call."""
     program = "\n".join(line[4:] for line in FIRST_CALL.splitlines())
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    environment |= {"NUMBA_FLASH_CACHE_DIR": str(cache), "NUMBA_ENABLE_CUDASIM": "0"}
+    env = environment(NUMBA_FLASH_CACHE_DIR=str(cache), NUMBA_ENABLE_CUDASIM="0")
     command = [sys.executable, "-c", program]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_eight_processes_start_on_one_empty_cache(tmp_path):

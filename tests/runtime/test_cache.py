@@ -7,11 +7,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from interpreter import environment
 
 from numba_flash.runtime import cache
 
 from . import checks, storm
-from .modules import ROOT, Mutant, made
+from .modules import Mutant, made
 
 POSIX_ONLY = {
     checks.what_is_no_regular_file_is_a_miss,
@@ -195,13 +196,10 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdl
 """
 
 
-def run(script, folder, **environment):
+def run(script, folder, **variables):
     """What a fresh interpreter prints."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_FLASH_CACHE_DIR": str(folder), **environment}
-    return subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
-    ).stdout
+    env = environment(**{"NUMBA_FLASH_CACHE_DIR": str(folder), **variables})
+    return subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True).stdout
 
 
 def test_nothing_but_the_standard_library_is_imported(tmp_path):

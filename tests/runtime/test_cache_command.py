@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
+from interpreter import environment
 
 from numba_flash.__main__ import main
 from numba_flash.runtime import cache
 
 from .checks import set_age
-from .modules import ROOT, a_binary
+from .modules import a_binary
 
 HEXES = "0123456789abcdef" * 4
 
@@ -96,7 +97,6 @@ def test_a_command_without_an_action(capsys):
 
 
 def test_in_a_process_of_its_own(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "numba_flash", "cache", "info", "--json"]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["entries"] == 3

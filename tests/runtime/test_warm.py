@@ -1,15 +1,13 @@
 """Kernels compiled ahead of the first call; in processes of their own, where numba compiles."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from interpreter import environment
 
-import numba_flash
 from numba_flash.__main__ import main
 from numba_flash.config import SHARED_BYTES, device_of_arch
 from numba_flash.ladder import FASTEST_FIRST
@@ -17,20 +15,14 @@ from numba_flash.problem import FLOATS
 from numba_flash.simulator import SIMULATED
 from numba_flash.warm import default_jobs
 
-ROOT = Path(numba_flash.__file__).parent.parent
 no_toolkit = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CUDA toolkit for macOS")
 
 
 def run(program, cache):
     """What a fresh interpreter prints."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "NUMBA_ENABLE_CUDASIM": "0",
-        "NUMBA_FLASH_CACHE_DIR": str(cache),
-    }
+    env = environment(NUMBA_ENABLE_CUDASIM="0", NUMBA_FLASH_CACHE_DIR=str(cache))
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.parametrize("arch", SHARED_BYTES)

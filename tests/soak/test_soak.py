@@ -1,7 +1,6 @@
 """The soak command: it counts what it tried, and a property that does not hold is an exit status with its example."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
+from interpreter import environment
 
 from numba_flash.__main__ import main
 from numba_flash.rungs.arguments import padded_width
@@ -167,8 +167,7 @@ class TestCommand:
                 for name, source in modules.items():
                     (tmp_path / "planted" / f"{name}.py").write_text(source)
                 arguments = (*arguments, "--properties", tmp_path / "planted")
-            paths = os.pathsep.join([str(tmp_path), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-            self.environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_ENABLE_CUDASIM": "1"}
+            self.environment = environment(tmp_path, NUMBA_ENABLE_CUDASIM="1")
             line = [sys.executable, "-m", "numba_flash", "soak", "--backend", "simulator", "--seed", "5"]
             self.done = subprocess.run(
                 [*line, "--json", tmp_path / "soak.json", *map(str, arguments)],

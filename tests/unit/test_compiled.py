@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from interpreter import ROOT, environment
 
-import numba_flash
 from numba_flash.__main__ import main
 from numba_flash.compiled import DEVICES, KIN, compile_all, launches_of, variants
 from numba_flash.ladder import LADDER
@@ -19,7 +18,6 @@ from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.runtime.compile import capability, check_toolkit
 from numba_flash.simulator import SIMULATED
 
-ROOT = Path(numba_flash.__file__).parent.parent
 RUNGS = [rung for rung in LADDER if rung.on_gpu]
 SAMPLE = {
     "every-rung": ("--arch=sm_90", "--dtype=float32", "--dim=64"),
@@ -33,8 +31,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CU
 
 def run(*arguments):
     """A fresh interpreter, in which numba compiles."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
-    return subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
+    env = environment(NUMBA_ENABLE_CUDASIM="0")
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True)
 
 
 def compile_and_check(*choice):

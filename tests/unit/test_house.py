@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from interpreter import environment
 
 import numba_flash
 from numba_flash.ladder import FASTEST_FIRST, LADDER, NEXT
@@ -189,9 +189,9 @@ PLANS = """
 @pytest.mark.parametrize("program", ["import sys, numba_flash; print([*{'numba'} & {*sys.modules}])", PLANS])
 def test_neither_importing_nor_planning_imports_numba(program):
     """Half a second that a call never needs whose kernels are compiled already."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "0"}
+    env = environment(NUMBA_ENABLE_CUDASIM="0")
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -199,8 +199,7 @@ def test_neither_importing_nor_planning_imports_numba(program):
 def test_importing_the_package_imports_no_gpu_library(simulated, tmp_path):
     for library in ("cupy", "torch"):
         (tmp_path / f"{library}.py").write_text("raise AssertionError('imported')")
-    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_ENABLE_CUDASIM": simulated}
+    env = environment(tmp_path, NUMBA_ENABLE_CUDASIM=simulated)
     program = "import sys, numba_flash; print(sorted({'cupy', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
