@@ -22,7 +22,7 @@ from numba_flash.tiling import accumulator_place
 from . import matrix_kernels
 from .helpers import in_simulator
 from .matrix_kernels import COMPILED, CONVERSIONS, LOADS, PRODUCTS, THREADS, WARPS, WORDS
-from .test_ptx import float32, nearest_float16, value_of_float16
+from .test_ptx import nearest_float16, value_of_float16
 from .test_ptx_copies import view_of
 
 
