@@ -105,9 +105,9 @@ class Backend:
     def on_tensor_cores(self, kernel: str, backward: str) -> Backend:
         """The same with a rung of attention for 16-bit numbers, and the rung or family of its gradient."""
         rows, scores = max(self.sizes["max_rows"], 40), max(self.sizes["max_scores"], 48**2)  # several of its blocks
-        more = {"dtypes": ("float16", "bfloat16"), "tiles": (16, 16), "max_rows": rows, "max_scores": scores}
-        sizes = {**self.sizes, **more}
-        return replace(self, kernel=kernel, backward=backward, sizes=sizes)
+        tiles = tuple(max(16, side) for side in self.sizes["tiles"])
+        more = {"dtypes": ("float16", "bfloat16"), "tiles": tiles, "max_rows": rows, "max_scores": scores}
+        return replace(self, kernel=kernel, backward=backward, sizes={**self.sizes, **more})
 
     def products_of(self, dtype: Any) -> tuple[str, ...]:
         """The kernels of matmul that take a dtype."""
