@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from numba_flash.config import SHARED_BYTES, Device, device_of_arch
-from numba_flash.ladder import FASTEST_FIRST, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
 from numba_flash.problem import FLOATS
 from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.rungs.passes import merge
@@ -26,26 +26,30 @@ from numba_flash.specimen import specimen, specimen_launches, zeros
 Job = tuple[Kernel, str, str]  # a kernel, its signature and architecture
 
 
-def default_problems(rung: Rung, dtype: str) -> Iterator[Any]:
-    """One for each kernel of a rung for a dtype: every head dimension, rows on 16 bytes or not, no score options."""
-    widths = [None] if rung.operation in (MATMUL, SOFTMAX) else WIDTHS
+def default_problems(operation: str, dtype: str) -> Iterator[Any]:
+    """One for each kernel that a rung has for a dtype: every head dimension, rows on 16 bytes or not, no options."""
+    widths = [None] if operation in (MATMUL, SOFTMAX) else WIDTHS
     for width, vector in product(widths, (True, False)):
-        problem = specimen(rung.operation, dtype, **({} if width is None else {"d": width}))
+        problem = specimen(operation, dtype, **({} if width is None else {"d": width}))
         if hasattr(problem, "vector"):
             yield replace(problem, vector=vector)
         elif vector:
             yield problem
 
 
+def default_rung(problem: Any, operation: str, device: Device) -> Rung:
+    """What "auto" takes on a device."""
+    rungs = [rung for name in FASTEST_FIRST for rung in LADDER if rung.name == name and rung.operation == operation]
+    return next(rung for rung in rungs if rung.on_gpu and not rung.why_not(problem, device))
+
+
 def default_jobs(device: Device) -> list[Job]:
-    """The kernels of the fastest rungs that run on a device, and those that merge results."""
-    fastest = [rung for rung in LADDER if rung.name in FASTEST_FIRST and rung.on_gpu]
+    """The kernels that "auto" takes on a device, and those that merge results."""
     launches = [
         launch
-        for rung, dtype in product(fastest, FLOATS)
-        for problem in default_problems(rung, dtype)
-        if not rung.why_not(problem, device)
-        for launch in specimen_launches(rung, problem, device)
+        for operation, dtype in product((SOFTMAX, MATMUL, FORWARD, BACKWARD), FLOATS)
+        for problem in default_problems(operation, dtype)
+        for launch in specimen_launches(default_rung(problem, operation, device), problem, device)
     ]
     for dtype in FLOATS:
         o, lse = zeros((1, 1, 1), dtype), zeros((1, 1), "float64" if dtype == "float64" else "float32")

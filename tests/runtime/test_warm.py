@@ -10,7 +10,7 @@ from interpreter import environment
 
 from numba_flash.__main__ import main
 from numba_flash.config import SHARED_BYTES, device_of_arch
-from numba_flash.ladder import FASTEST_FIRST
+from numba_flash.ladder import FASTEST_FIRST, HALVES
 from numba_flash.problem import FLOATS
 from numba_flash.simulator import SIMULATED
 from numba_flash.warm import default_jobs
@@ -31,13 +31,16 @@ def test_every_default_kernel_is_a_job_once(arch):
     assert len(set(jobs)) == len(jobs) > 50
     assert {arch.rstrip("a") for _, _, arch in jobs} == {arch}
     names = {kernel.name for kernel, _, _ in jobs}
+    tensor_cores = {"matmul_mma", "flash2_mma_forward"} if arch != "sm_75" else set()
+    rungs = {"softmax_online", "matmul_registers", "flash2_forward"} | tensor_cores
     parts = {"delta", "convert", "merge", "flash2_backward_keys"}
-    assert names - {"flash2_backward_queries"} == parts | {"softmax_online", "matmul_registers", "flash2_forward"}
-    assert names - parts - {"flash2_backward_queries"} < set(FASTEST_FIRST)
-    forward = [kernel.config for kernel, _, _ in jobs if kernel.name == "flash2_forward"]
-    assert {config[1] for config in forward} == set(FLOATS)
-    assert {config[0].D for config in forward} == {32, 64, 128, 256}
-    assert {config[2] == "elements" for config in forward} == {True, False}
+    assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
+    forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
+    for dtype in FLOATS:
+        tiles, loads = zip(*[(config[0].D, config[2] == "elements") for config in forward if config[1] == dtype])
+        assert set(tiles) == {32, 64, 128, 256} and set(loads) == {True, False}
+    simt = {kernel.config[1] for kernel, _, _ in jobs if kernel.name == "flash2_forward"}
+    assert simt == set(FLOATS) - (set(HALVES) if tensor_cores else set())  # only what "auto" takes
 
 
 COMPILE = """
