@@ -14,16 +14,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from numba_flash.config import SHARED_BYTES, Device, device_of_arch
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX
 from numba_flash.problem import FLOATS
 from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.rungs.passes import merge
-from numba_flash.runtime import Kernel, signature
+from numba_flash.runtime import Kernel, Launch, signature
 from numba_flash.runtime.machine_code import machine_code
 from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import specimen, specimen_launches, zeros
 
 Job = tuple[Kernel, str, str]  # a kernel, its signature and architecture
+RUNGS = [rung for rung in LADDER if rung.name in FASTEST_FIRST and rung.on_gpu]
 
 
 def default_problems(operation: str, dtype: str) -> Iterator[Any]:
@@ -37,10 +38,12 @@ def default_problems(operation: str, dtype: str) -> Iterator[Any]:
             yield problem
 
 
-def default_rung(problem: Any, operation: str, device: Device) -> Rung:
-    """What "auto" takes on a device."""
-    rungs = [rung for name in FASTEST_FIRST for rung in LADDER if rung.name == name and rung.operation == operation]
-    return next(rung for rung in rungs if rung.on_gpu and not rung.why_not(problem, device))
+def default_launches(operation: str, problem: Any, device: Device) -> list[Launch]:
+    """Those of the rung that "auto" takes on a device; none where it leaves the problem to the CPU."""
+    for rung in sorted(RUNGS, key=lambda rung: FASTEST_FIRST.index(rung.name)):
+        if rung.operation == operation and not rung.why_not(problem, device):
+            return specimen_launches(rung, problem, device)
+    return []
 
 
 def default_jobs(device: Device) -> list[Job]:
@@ -49,7 +52,7 @@ def default_jobs(device: Device) -> list[Job]:
         launch
         for operation, dtype in product((SOFTMAX, MATMUL, FORWARD, BACKWARD), FLOATS)
         for problem in default_problems(operation, dtype)
-        for launch in specimen_launches(default_rung(problem, operation, device), problem, device)
+        for launch in default_launches(operation, problem, device)
     ]
     for dtype in FLOATS:
         o, lse = zeros((1, 1, 1), dtype), zeros((1, 1), "float64" if dtype == "float64" else "float32")

@@ -37,8 +37,9 @@ def test_every_default_kernel_is_a_job_once(arch):
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
     forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
     for dtype in FLOATS:
-        tiles, loads = zip(*[(config[0].D, config[2] == "elements") for config in forward if config[1] == dtype])
-        assert set(tiles) == {32, 64, 128, 256} and set(loads) == {True, False}
+        configs = [config for config in forward if config[1] == dtype]
+        assert {config[0].D for config in configs} == {32, 64, 128, 256}
+        assert {config[2] == "elements" for config in configs} == {True, False}
     simt = {kernel.config[1] for kernel, _, _ in jobs if kernel.name == "flash2_forward"}
     assert simt == set(FLOATS) - (set(HALVES) if tensor_cores else set())  # only what "auto" takes
 
