@@ -36,8 +36,8 @@ def test_every_default_kernel_is_a_job_once(arch):
     parts = {"delta", "convert", "merge", "flash2_backward_keys"}
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
     forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
-    for dtype in FLOATS:
-        configs = [config for config in forward if config[1] == dtype]
+    for half in (True, False):
+        configs = [config for config in forward if (config[1] in HALVES) == half]
         assert {config[0].D for config in configs} == {32, 64, 128, 256}
         assert {config[2] == "elements" for config in configs} == {True, False}
     simt = {kernel.config[1] for kernel, _, _ in jobs if kernel.name == "flash2_forward"}
