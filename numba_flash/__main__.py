@@ -1,4 +1,4 @@
-"""`python -m numba_flash`: what runs here (info), the main job once (demo), speed (bench), proof (soak), cache."""
+"""`python -m numba_flash`: what runs here (info), the main job (demo), speed (bench, tune), proof (soak), cache."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = make_parser().parse_args(arguments)
     if chosen.command == "info":
         return run_info(chosen)
+    if chosen.command == "tune":
+        from numba_flash.bench.tune import run_tune
+
+        return run_tune(chosen)
     if chosen.command == "bench":
         from numba_flash.bench.command import run_bench
 
@@ -57,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--dim", type=int, default=64, help="head dimension (64)")
     demo.add_argument("--causal", action="store_true", help="every query sees the keys before it only")
     add_bench(commands.add_parser("bench", help="check and time every kernel on a GPU beside its peers"))
+    add_tune(commands.add_parser("tune", help="find the tile sizes with which a kernel is fastest on this GPU"))
     add_soak(commands.add_parser("soak", help="try properties on random cases for a given time"))
     add_cache(commands.add_parser("cache", help="the compiled kernels on disk", description=ABOUT_CACHE))
     return parser
@@ -116,6 +121,16 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write all rows here too")
     add("--readme", type=Path, metavar="FILE",
         help="write pictures and tables between <!-- speed --> and <!-- /speed --> of FILE")  # fmt: skip
+
+
+def add_tune(tune: argparse.ArgumentParser) -> None:
+    """The options of `tune`."""
+    add = tune.add_argument
+    add("kernel", metavar="KERNEL", help="a rung's name, as in flash2_forward")
+    add("--dtype", default="", help="float32, or bfloat16 where the kernel takes no float32")
+    add("--dim", type=int, default=64, help="head dimension (64)")
+    add("--length", type=int, default=4096, help="sequence length, or side of the matrices (4096)")
+    add("--causal", action="store_true", help="every query sees the keys before it only")
 
 
 def names(text: str) -> list[str]:

@@ -1,0 +1,85 @@
+"""The tile sizes that are worth trying for a rung, and where its module keeps those that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from numba_flash.config import MatmulTiles, MmaTiles, Tiles
+from numba_flash.rungs.arguments import padded_width
+from numba_flash.testing.tiles import broken, forward_rules, fragment_rules, key_rules, matmul_rules, mma_rules
+
+THREADS = (64, 512)  # of a block: fewer cannot hide what they wait for, more leave each too few registers
+SUMS = 160  # that a thread can keep of its 255 registers
+
+
+@dataclass(frozen=True)
+class Space:
+    """What can be chosen for a rung.
+
+    table : the name, in its module, of the tile sizes that it takes
+    candidates : from a problem, tile sizes that its kernels can be made with
+    """
+
+    table: str
+    candidates: Callable[[Any], Iterator[Any]]
+
+
+def usable(tiles: Any, sums: float, rules: dict[str, bool]) -> bool:
+    """Can kernels be made with these, and may they be fast?"""
+    return not broken(rules) and THREADS[0] <= tiles.threads <= THREADS[1] and sums <= SUMS
+
+
+def forward(problem: Any) -> Iterator[Tiles]:
+    """For flash2_forward: S and O are kept in registers."""
+    D, DV = padded_width(problem.d), padded_width(problem.dv)
+    for Br, Bc, rows, CG, blocks in product((32, 64, 128), (16, 32, 64, 128), (4, 8), (4, 8, 16, 32), (1, 2)):
+        t = Tiles(Br, Bc, D, DV, rows, CG, blocks, full=True)
+        if usable(t, rows * (Bc + DV) / CG, forward_rules(t)):
+            yield t
+
+
+def keys(problem: Any) -> Iterator[Tiles]:
+    """For flash2_backward: S, dP, dK and dV are kept in registers."""
+    D, DV = padded_width(problem.d), padded_width(problem.dv)
+    for Br, Bc, rows, CG, blocks in product((16, 32, 64, 128), (32, 64, 128), (1, 2, 4), (8, 16, 32), (1, 2)):
+        t = Tiles(Br, Bc, D, DV, rows, CG, blocks, full=True)
+        if usable(t, 2 * rows * Bc / CG + Bc / t.RG * (D + DV) / CG, key_rules(t)):
+            yield t
+
+
+def fragments(problem: Any) -> Iterator[Tiles]:
+    """For flash2_mma_forward: S, P in 16 bits, and O are kept in registers."""
+    D, DV = padded_width(problem.d), padded_width(problem.dv)
+    for Br, Bc, rows, blocks in product((64, 128, 192), (32, 64, 96, 128), (2, 4), (1, 2, 3)):
+        t = Tiles(Br, Bc, D, DV, rows, 4, blocks)
+        if usable(t, rows * (1.5 * Bc + DV) / 4, fragment_rules(t)):
+            yield t
+
+
+def registers(problem: Any) -> Iterator[MatmulTiles]:
+    """For matmul_registers: a piece of C."""
+    for BM, BN, BK, TM, TN in product((64, 128, 256), (64, 128, 256), (8, 16, 32), (8, 16), (4, 8, 16)):
+        t = MatmulTiles(BM, BN, BK, TM, TN)
+        if usable(t, TM * TN, matmul_rules(t)):
+            yield t
+
+
+def warps(problem: Any) -> Iterator[MmaTiles]:
+    """For matmul_mma: a warp's fragments of C."""
+    sides, shares = ((64, 128), (128, 256)), ((32, 64), (32, 64))
+    for BM, BN, BK, WM, WN, stages in product(*sides, (32, 64), *shares, (2, 3, 4, 5)):
+        t = MmaTiles(BM, BN, BK, WM, WN, stages)
+        if usable(t, WM * WN / 32, mma_rules(t)):
+            yield t
+
+
+SPACES = {
+    "matmul_registers": Space("CONFIGS", registers),
+    "matmul_mma": Space("CONFIGS", warps),
+    "flash2_forward": Space("CONFIGS", forward),
+    "flash2_backward": Space("KEY_CONFIGS", keys),
+    "flash2_mma_forward": Space("CONFIGS", fragments),
+}
