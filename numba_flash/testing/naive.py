@@ -25,7 +25,7 @@ class Evaluation:
     scale_first : scale*q before the product with k
     from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
     wide : P and dS are not rounded to 16 bits
-    tensor_cores : products as a tensor core does them, STEP terms at a time
+    terms : how many are added to the sums of a product at once, as in `summed_in_order`; by default as NumPy likes
     nudge : every intermediate result is off by NUDGE, "up", "down" or in "both" directions
     """
 
@@ -33,13 +33,13 @@ class Evaluation:
     scale_first: bool = False
     from_results: bool = False
     wide: bool = False
-    tensor_cores: bool = False
+    terms: int | None = None
     nudge: str | None = None
 
     def multiply(self, a: Array, b: Array) -> Array:
         """The matrix product a @ b."""
-        if self.tensor_cores:
-            return tensor_product(a, b)
+        if self.terms is not None:
+            return summed_in_order(a, b, self.terms)
         return self.rounded(a[..., ::-1] @ b[..., ::-1, :] if self.reverse else a @ b)
 
     def stored(self, x: Array, dtype: Any) -> Array:
@@ -63,15 +63,16 @@ EVALUATIONS = (
     Evaluation(from_results=True, wide=True, nudge="both"),
     Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge="both"),
 )
-ON_TENSOR_CORES = Evaluation(from_results=True, tensor_cores=True)
+IN_ORDER = Evaluation(from_results=True, terms=1)
+ON_TENSOR_CORES = Evaluation(from_results=True, terms=STEP)
 
 
-def tensor_product(a: Array, b: Array) -> Array:
-    """a @ b in float32, where each sum of STEP exact products and what came before is cut off, not rounded."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    sums = np.zeros((a[..., :0] @ b[..., :0, :]).shape, np.float32)
-    for k in range(0, a.shape[-1], STEP):
-        sums = cut_off(sums + a[..., k : k + STEP] @ b[..., k : k + STEP, :])
+def summed_in_order(a: Array, b: Array, terms: int) -> Array:
+    """a @ b in a's dtype, so many terms at a time; a sum of several of them is cut off, as on tensor cores."""
+    sums = np.zeros((a[..., :0] @ b[..., :0, :]).shape, a.dtype)
+    for k in range(0, a.shape[-1], terms):
+        left, right = a[..., k : k + terms], b[..., k : k + terms, :]
+        sums = sums + left * right if terms == 1 else cut_off(sums + left.astype(np.float64) @ right.astype(np.float64))
     return sums
 
 
@@ -108,9 +109,13 @@ def naive_gradients(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, *
 
 
 def naive_matmul(a: Array, b: Array, out_dtype: Any) -> Array:
-    """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts evaluations."""
+    """a @ b in float32 (float64 for float64), rounded to `out_dtype`; the first axis counts evaluations.
+
+    One of them adds up term by term, as a thread does that owns an element: NumPy's sums of sums err less.
+    """
     wide = [x.astype(real_of(x.dtype)) for x in (a, b)]
-    return np.stack([how.multiply(*operands) for how, operands in evaluations(*wide, stored=a.dtype)]).astype(out_dtype)
+    several = [*evaluations(*wide, stored=a.dtype), (IN_ORDER, wide)]
+    return np.stack([how.multiply(*operands) for how, operands in several]).astype(out_dtype)
 
 
 def naive_softmax(x: Array) -> Array:
