@@ -107,7 +107,7 @@ def plain_problems(operation: str) -> Iterator[Any]:
     """Every dtype, head dimension and kind of loads, of attention with no score option and with all of them."""
     attention = operation in ATTENTION
     dims = (USUAL_D, *(d for d in WIDTHS if d != USUAL_D)) if attention else (USUAL_D,)
-    options: tuple[dict[str, Any], ...] = ({}, EVERY_OPTION) if attention else ({},)
+    options: tuple[dict[str, Any], ...] = ({}, {"scale": 0.0}, EVERY_OPTION) if attention else ({},)
     for dtype, d, more in itertools.product(FLOATS, dims, options):
         problem = specimen(operation, dtype, d=d, **more)
         yield problem

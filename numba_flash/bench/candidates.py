@@ -12,7 +12,8 @@ from numba_flash.rungs.arguments import padded_width
 from numba_flash.testing.tiles import broken, forward_rules, fragment_rules, key_rules, matmul_rules, mma_rules
 
 THREADS = (64, 512)  # of a block: fewer cannot hide what they wait for, more leave each too few registers
-SUMS = 160  # that a thread can keep of its 255 registers
+SUMS = 160  # that a thread can keep of its 255 registers, where it also needs operands and addresses
+MORE_SUMS = 224  # on tensor cores, whose operands are few
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Space:
     candidates: Callable[[Any], Iterator[Any]]
 
 
-def usable(tiles: Any, sums: float, rules: dict[str, bool]) -> bool:
+def usable(tiles: Any, sums: float, rules: dict[str, bool], most: int = SUMS) -> bool:
     """Can kernels be made with these, and may they be fast?"""
-    return not broken(rules) and THREADS[0] <= tiles.threads <= THREADS[1] and sums <= SUMS
+    return not broken(rules) and THREADS[0] <= tiles.threads <= THREADS[1] and sums <= most
 
 
 def forward(problem: Any) -> Iterator[Tiles]:
@@ -55,7 +56,7 @@ def fragments(problem: Any) -> Iterator[Tiles]:
     D, DV = padded_width(problem.d), padded_width(problem.dv)
     for Br, Bc, rows, blocks in product((64, 128, 192), (32, 64, 96, 128), (2, 4), (1, 2, 3)):
         t = Tiles(Br, Bc, D, DV, rows, 4, blocks)
-        if usable(t, rows * (1.5 * Bc + DV) / 4, fragment_rules(t)):
+        if usable(t, rows * (1.5 * Bc + DV) / 4, fragment_rules(t), MORE_SUMS):
             yield t
 
 

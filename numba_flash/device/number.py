@@ -35,6 +35,8 @@ class Number:
     to_real: Any  # stored -> real
     to_stored: Any  # real -> stored
     exp: Any  # e^x of a real
+    power: Any  # e^x = power(x * nat), so that a factor of x costs nothing
+    nat: Any
 
 
 @device
@@ -77,4 +79,6 @@ def number(dtype: str) -> Number:
         to_real=to_real,
         to_stored=to_stored,
         exp=EXP_FLOAT64 if dtype == "float64" else exp_float32,
+        power=EXP_FLOAT64 if dtype == "float64" else ex2,
+        nat=np.float64(1) if dtype == "float64" else LOG2_E,
     )

@@ -16,28 +16,30 @@ ALL_LANES = 0xFFFFFFFF
 
 @cache
 def make_online_softmax(piece: Piece | Fragments, dtype: str):
-    """Make online_softmax(s, m, l, alpha): s becomes e^(s - m); m and l advance; alpha rescales what came before.
+    """Make online_softmax(s, m, l, alpha, unit): s becomes P~; m and l advance; alpha rescales what came before.
 
-    A row lives in CG lanes. Each lane's l sums its own columns only, until `make_row_sum`.
+    P~ = e^(s - m), computed as power(s*unit - m*unit), one multiply-add and the power: `unit` is `number(dtype).nat`,
+    times the scale (positive) if that has not been applied yet. A row lives in CG lanes. Each lane's l sums its own
+    columns only, until `make_row_sum`.
     """
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
-    ZERO, NEG_INF, exp = N.zero, N.neg_inf, N.exp
+    ZERO, NEG_INF, power = N.zero, N.neg_inf, N.power
     row_max, at = make_row_max(CG, piece.apart), make_element(piece)
 
     @device
-    def online_softmax(s, m, l, alpha):
+    def online_softmax(s, m, l, alpha, unit):
         for r in range(TM):
             m_new = m[r]
             for c in range(TN):
                 m_new = max(m_new, s[at(r, c)])
             m_new = row_max(m_new)
-            pivot = ZERO if m_new == NEG_INF else m_new  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
-            alpha[r] = exp(m[r] - pivot)
+            pivot = ZERO if m_new == NEG_INF else m_new * unit  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
+            alpha[r] = power(m[r] * unit - pivot)
             m[r] = m_new
             l[r] *= alpha[r]
             for c in range(TN):
-                s[at(r, c)] = exp(s[at(r, c)] - pivot)
+                s[at(r, c)] = power(s[at(r, c)] * unit - pivot)
                 l[r] += s[at(r, c)]
 
     return online_softmax

@@ -7,7 +7,7 @@ element by element, with a column stride.
 from __future__ import annotations
 
 from functools import cache
-from math import gcd
+from math import gcd, lcm
 
 import numpy as np
 from numba import cuda, int32, uint16
@@ -17,6 +17,7 @@ from numba_flash.ptx import copy, copy_part, device
 from numba_flash.tiling import swizzled
 
 CHUNK = 8  # elements
+PERIOD = 8  # rows after which `swizzle` repeats
 NONE, WHOLE, FAR = np.int32(0), np.int32(CHUNK), np.int32(2**30)
 
 
@@ -39,6 +40,7 @@ def make_load_swizzled(rows: int, columns: int, threads: int, loads: Loads):
     ACROSS = gcd(columns // PIECE, threads)  # threads side by side in a row
     WIDTH, ROWS = ACROSS * PIECE, threads // ACROSS  # what all threads together move at once
     EVEN = rows % ROWS == 0
+    STEP = lcm(ROWS, PERIOD)  # rows so far apart lie in the same columns: one address, and constants added to it
     ZERO = uint16(0)
 
     @device
@@ -47,19 +49,21 @@ def make_load_swizzled(rows: int, columns: int, threads: int, loads: Loads):
         step = strides[3] if ELEMENTS else 1
         below, beside = int32(left(N - row) - r), left(width - col)
         for x in range(c, c + columns, WIDTH):
-            at = (row + r) * strides[2] + (col + x) * step
             inside = int32(beside - x)
-            for y in range(0, rows, ROWS):
-                if EVEN or r + y < rows:
-                    to = top + r + y, swizzled(r + y, x, columns)
-                    exists = int32(y) < below and inside > NONE
-                    if ELEMENTS:
-                        element = X[at if exists else 0]  # a load for every thread: no branch delays others
-                        tile[to] = element if exists else ZERO
-                    elif PARTS:
-                        copy_part(tile, to, X, at, CHUNK, min(inside, WHOLE) if exists else NONE)
-                    else:
-                        copy(tile, to, X, at, CHUNK, exists)
-                at += ROWS * strides[2]
+            for first in range(0, min(STEP, rows), ROWS):
+                at = (row + r + first) * strides[2] + (col + x) * step
+                column = swizzled(r + first, x, columns)
+                for y in range(first, rows, STEP):
+                    if EVEN or r + y < rows:
+                        to = top + r + y, column
+                        exists = int32(y) < below and inside > NONE
+                        if ELEMENTS:
+                            element = X[at if exists else 0]  # a load for every thread: no branch delays others
+                            tile[to] = element if exists else ZERO
+                        elif PARTS:
+                            copy_part(tile, to, X, at, CHUNK, min(inside, WHOLE) if exists else NONE)
+                        else:
+                            copy(tile, to, X, at, CHUNK, exists)
+                    at += STEP * strides[2]
 
     return load_swizzled

@@ -7,7 +7,7 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
            s TM x TN, acc TM x DV/CG, m, l, alpha TM     registers
            Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
-Units      s, m, LSE in nats, scale applied
+Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
@@ -41,13 +41,13 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 
 
 @cache
-def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions):
-    """The kernel for one set of tile sizes, storage dtype, kind of loads and score options."""
+def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOptions, folded: bool):
+    """The kernel for tile sizes, storage dtype, kind of loads and score options; `folded`: see `folds_scale`."""
     Br, Bc, D, DV, TM, CG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows, tiles.CG
     scores, out = pieces(tiles)
     SCORES, OUT, TD = scores.size, out.size, out.TN
     n = number(dtype)
-    STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
+    STORED, REAL, ZERO, ONE, NEG_INF, NAT = n.stored, n.real, n.zero, n.one, n.neg_inf, n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     WIDTH = REAL.bitwidth // 8
     Q_SHAPE, K_SHAPE = (D, padded(Br, WIDTH)), (D, padded(Bc, WIDTH))
@@ -74,12 +74,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
                 acc[r * TD + c] *= alpha[r]
 
     @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # Algorithm 1, lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq, nats):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
             row, total = row0 + row_of(rg, r), row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] + REAL(math.log(total))
+                LSEh[row] = NEG_INF if total == ZERO else m[r] * nats + REAL(math.log(total))
         rescale(acc, l)
 
     def flash2_forward(
@@ -105,6 +105,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         s, derivative = cuda.local.array(SCORES, REAL), cuda.local.array(SCORES, REAL)
         acc = cuda.local.array(OUT, REAL)
         m, l, alpha = cuda.local.array(TM, REAL), cuda.local.array(TM, REAL), cuda.local.array(TM, REAL)
+        nats = scale if folded else ONE  # of m and s
         fill(m, TM, NEG_INF)
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
@@ -123,19 +124,20 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if j + 1 < end:
                 load_k(Kj, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
             commit()
-            modify(
-                s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                bias_h, bias_strides, mask_h, mask_strides,
-            )  # fmt: skip
+            if not folded:
+                modify(
+                    s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
+                    bias_h, bias_strides, mask_h, mask_strides,
+                )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
-            online_softmax(s, m, l, alpha)  # line 9: m, P~, l
+            online_softmax(s, m, l, alpha, nats * NAT)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
             wait(1)
             cuda.syncthreads()  # P and Vj are written before anyone reads them
             multiply_pv(acc, P, Vj, rg, cg)
-        finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
+        finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq, nats)
         write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
 
     return flash2_forward

@@ -6,7 +6,8 @@ Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides ->
 On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
            s, acc in accumulator fragments of 16 x 8, p in fragments of 16 x 16, m, l, alpha TM     registers
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
-Units      s, m, LSE in nats, scale applied; P rounded to 16 bits for its product alone
+Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
+           P rounded to 16 bits for its product alone
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
@@ -40,13 +41,13 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks
 
 
 @cache
-def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions):
-    """The kernel for one set of tile sizes, storage dtype, kinds of loads and stores, and score options."""
+def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, folded: bool):
+    """The kernel for tile sizes, dtype, kinds of loads and stores, and score options; `folded`: see `folds_scale`."""
     Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
     scores, out = pieces(tiles)
     SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
     n = number(dtype)
-    ZERO, ONE, NEG_INF = n.zero, n.one, n.neg_inf
+    ZERO, ONE, NEG_INF, NAT = n.zero, n.one, n.neg_inf, n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     Q_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Bc, D), (Bc, DV)
     K_AT = 2 * Br * D
@@ -69,12 +70,12 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
                 acc[at(r, c)] *= alpha[r]
 
     @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # Algorithm 1, lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq, nats):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
             row, total = row0 + rg + 8 * r, row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] + float32(math.log(total))
+                LSEh[row] = NEG_INF if total == ZERO else m[r] * nats + float32(math.log(total))
         rescale(acc, l)
 
     def flash2_mma_forward(
@@ -105,6 +106,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         )
         acc = cuda.local.array(OUT, float32)
         m, l, alpha = cuda.local.array(TM, float32), cuda.local.array(TM, float32), cuda.local.array(TM, float32)
+        nats = scale if folded else ONE  # of m and s
         fill(m, TM, NEG_INF)
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
@@ -123,19 +125,20 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             if j + 1 < end:
                 load_k(Kj, 0, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
             commit()
-            modify(
-                s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                bias_h, bias_strides, mask_h, mask_strides,
-            )  # fmt: skip
+            if not folded:
+                modify(
+                    s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
+                    bias_h, bias_strides, mask_h, mask_strides,
+                )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
-            online_softmax(s, m, l, alpha)  # line 9: m, P~, l
+            online_softmax(s, m, l, alpha, nats * NAT)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
             wait(1)
             cuda.syncthreads()  # Vj is written before anyone reads it
             multiply_pv(acc, p, Vj)
-        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
+        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq, nats)
         write_o(Oh, dv, acc, i * Br + warp_row, 0, Nq, dv)
 
     return flash2_mma_forward

@@ -85,6 +85,11 @@ def kind_of_parts(problem: AttentionProblem, *widths: int) -> Loads:
     return "copies" if all(width % 8 == 0 for width in widths) else "parts"
 
 
+def folds_scale(problem: AttentionProblem) -> bool:
+    """May the forward pass leave the scale to the exponent, e^(scale*(s - m))? m is then the largest product."""
+    return problem.score == ScoreOptions() and problem.scale > 0
+
+
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:
     """Why a rung before flash2 cannot solve the problem in a grid of so many blocks; empty if it can."""
     score = problem.score

@@ -7,6 +7,7 @@ from numba_flash.config import Device, Piece, Tiles, padded
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_tiles,
+    folds_scale,
     kind_of_loads,
     option_bytes,
     read_columns,
@@ -86,7 +87,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
     tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
     assert tiles is not None  # why_not found some
-    config = (tiles, problem.dtype, kind_of_loads(problem, device), problem.score)
+    config = (tiles, problem.dtype, kind_of_loads(problem, device), problem.score, folds_scale(problem))
     shared = shared_bytes(tiles, ITEMSIZE[problem.real])
     kernel = Kernel("flash2_forward", config, tiles.threads, shared, tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)

@@ -7,6 +7,7 @@ from numba_flash.config import LANES, Device, Fragments, Tiles
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_tiles,
+    folds_scale,
     kind_of_parts,
     mma_reasons,
     option_bytes,
@@ -53,7 +54,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
     assert tiles is not None  # why_not found some
     loads, pairs = kind_of_parts(problem, problem.d, problem.dv), problem.dv % 2 == 0
-    config = (tiles, problem.dtype, loads, pairs, problem.score)
+    config = (tiles, problem.dtype, loads, pairs, problem.score, folds_scale(problem))
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq

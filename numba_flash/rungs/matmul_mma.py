@@ -14,9 +14,9 @@ from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
 
-# By kind of loads; the first that fit a block's shared memory: 144 KB, or the 96 KB that every GPU from sm_80 on has.
-# One element at a time needs registers for addresses.
-CHUNKS = [MmaTiles(128, 256, 64, 64, 64, stages=3), MmaTiles(128, 256, 32, 64, 64, stages=4)]
+# By kind of loads; the first that fit a block's shared memory. These take 64 KB, so that two blocks fit a multiprocessor
+# of sm_80 and of sm_90: one computes while the other waits. One element at a time needs registers for addresses.
+CHUNKS = [MmaTiles(128, 128, 64, 64, 64, stages=2)]
 CONFIGS: dict[Loads, list[MmaTiles]] = {
     "copies": CHUNKS,
     "parts": CHUNKS,
