@@ -53,6 +53,7 @@ ORDER = (
     "__init__",
     "torch",
     "testing",
+    "compilers",
     "compiled",
     "warm",
     "info",
