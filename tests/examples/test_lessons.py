@@ -12,6 +12,7 @@ import pytest
 from interpreter import environment
 
 from numba_flash.simulator import SIMULATED
+from numba_flash.tiling import swizzled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LESSONS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
@@ -192,3 +193,20 @@ def test_step_through():
         error = float(error)
         assert error < 1e-6 if name.startswith("both") else np.isnan(error) if "first" in name else error > 0.1
     assert "threads 0-2 wait at syncthreads (11_step_through.py:" in races and "thread 3 has returned" in races
+
+
+def test_fragments(lesson, capsys):
+    script = lesson("12_fragments.py")
+    for name, lanes in ((name, script.lanes(name)) for name in script.SHAPES):
+        assert sorted(np.bincount(lanes.ravel())) == [script.COUNTS[name]] * 32
+        for place, (lane, n) in script.held[name].items():
+            assert script.PLACES[name](lane, n) == place and lanes[place] == lane
+    assert script.same_lanes and script.error <= script.allowed < 1e-4
+    for name, loads in {"row-major": (8, 16, 32, 32, 32), "padded": (4,) * 5, "swizzled": (4,) * 5}.items():
+        assert tuple(script.turns[name, width][0] for width in script.WIDTHS) == loads
+    assert {script.turns["swizzled", width][1] for width in script.WIDTHS} == {4}
+    assert all(script.nbytes["padded", width] == script.nbytes["swizzled", width] + 64 * 16 for width in script.WIDTHS)
+    for r in range(script.ROWS):
+        for c in range(64):
+            assert script.swizzled(64)(r, c) == 2 * (64 * r + swizzled(r, c, 64))
+    assert "lane 5 holds of B: (2, 1), (3, 1), (10, 1), (11, 1)" in capsys.readouterr().out
