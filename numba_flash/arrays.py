@@ -28,8 +28,8 @@ NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64
 NUMPY_KINDS = (np.ndarray, np.generic)
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
 
-APART = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
 ALIGNED = 16  # bytes of the widest load: kernels care where an address lies between two multiples
+ALLOCATED = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
 
 # All that a plan depends on of an array: its library, shape, strides, dtype (both as the library has them), address
 # modulo ALIGNED and CUDA device.
@@ -81,7 +81,7 @@ class NumpyLibrary:
         return None
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
-        """Uninitialised and contiguous, on the current device."""
+        """Uninitialised and contiguous."""
         return np.empty(shape, NUMPY_DTYPES[dtype])
 
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
@@ -124,6 +124,7 @@ class CupyLibrary(NumpyLibrary):
         return self, x.shape, x.strides, x.dtype, memory.ptr % ALIGNED, memory.device_id
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
+        """As NumPy's, on `device`, which is the current one: CuPy allocates on no other."""
         return self.cupy.empty(shape, NUMPY_DTYPES[dtype])
 
     def allocate(self, results: Sequence[tuple[Sequence[int], str]], scratch: int, device: int | None) -> Any:
@@ -138,7 +139,7 @@ class CupyLibrary(NumpyLibrary):
         if not cupy.cuda.get_current_stream().is_capturing():
             memory = cupy.cuda.alloc(scratch)
             return [self.empty(shape, dtype, device) for shape, dtype in results], memory.ptr, memory
-        sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in results]
+        sizes = [round_up(prod(shape) * ITEMSIZE[dtype], ALLOCATED) for shape, dtype in results]
         memory = cupy.cuda.alloc(sum(sizes) + scratch)
         *places, behind = (memory + sum(sizes[:n]) for n in range(len(results) + 1))
         pairs = zip(results, places, strict=True)
@@ -418,7 +419,7 @@ def to_host(x: Any) -> Any:
 
 
 def empty(like: Array, shape: Sequence[int], dtype: str) -> Array:
-    """An uninitialised, contiguous array of the library and on the device of `like`."""
+    """An uninitialised, contiguous array of the library and on the device of `like`, which is the current one."""
     return wrap(like.library.empty(shape, dtype, like.device), like.library)
 
 

@@ -7,14 +7,12 @@ memory, which is slow global memory, and by code that does not compile.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
 
+from numba_flash.compilers import check_compiler, on_all_cores
 from numba_flash.config import Device, device_of_arch
 from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL
 from numba_flash.problem import FLOATS, AttentionProblem, Operands
@@ -22,7 +20,6 @@ from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.rungs.passes import delta, merge
 from numba_flash.runtime import Launch, signature
 from numba_flash.runtime.cache import Binary
-from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
 
 DEVICES = {arch: device_of_arch(arch) for arch in ("sm_75", "sm_80", "sm_86", "sm_90")}
@@ -169,17 +166,7 @@ def compile_all(chosen: Sequence[Variant], done: Callable[[], None] = lambda: No
     Raises
     ------
     RuntimeError
-        If parts of the CUDA toolkit are missing, or the simulator stands in for the compiler.
+        As `check_compiler`.
     """
-    if SIMULATED:
-        raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
-    from numba_flash.runtime.compile import check_toolkit  # numba.cuda, half a second to import
-
-    check_toolkit()
-    workers = max(1, min(len(chosen), os.cpu_count() or 1))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(compile_variant, variant) for variant in chosen]
-        for _ in as_completed(futures):
-            done()
-    return [future.result() for future in futures]
+    check_compiler()
+    return on_all_cores(compile_variant, [(variant,) for variant in chosen], done)

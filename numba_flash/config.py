@@ -9,6 +9,7 @@ from typing import Literal
 from numba_flash.simulator import SIMULATED
 
 LANES = 32  # of a warp
+APART = 2  # how far apart the lanes of a warp that share a row of a `Piece` are: `device.products.make_place`
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
 # copies, which go past the registers while the thread computes: 16 bytes each, an element where a tile is transposed;
@@ -175,7 +176,7 @@ class Piece:
     @property
     def apart(self) -> int:
         """How far apart the lanes of one row are."""
-        return 2
+        return APART
 
     def reads(self, depth: int) -> int:
         """Shared elements that a thread reads in a product of this depth."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from numba_flash.arrays import APART, ITEMSIZE, stream_handle
+from numba_flash.arrays import ALLOCATED, ITEMSIZE, stream_handle
 from numba_flash.runtime import Launch
 from numba_flash.runtime.gpu import Start, is_current, on_device, prepare
 from numba_flash.steps import Fill, Step
@@ -66,7 +66,7 @@ def make_gpu_plan(
     descriptions: Sequence[Any], results: Shapes, scratch: Shapes, steps: Sequence[Step], device: int
 ) -> GpuPlan:
     """The plan from its operands' descriptions, what the call makes, and its steps on outlines."""
-    sizes = [round_up(prod(shape) * ITEMSIZE[dtype], APART) for shape, dtype in scratch]
+    sizes = [round_up(prod(shape) * ITEMSIZE[dtype], ALLOCATED) for shape, dtype in scratch]
     return GpuPlan(
         library=descriptions[0][0],
         device=device,

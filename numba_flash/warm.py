@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,15 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from numba_flash.compiled import merge_launches
+from numba_flash.compilers import check_compiler, on_all_cores
 from numba_flash.config import SHARED_BYTES, Device, device_of_arch
 from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX
 from numba_flash.problem import FLOATS
 from numba_flash.rungs.arguments import WIDTHS
-from numba_flash.rungs.passes import merge
 from numba_flash.runtime import Kernel, Launch, signature
 from numba_flash.runtime.machine_code import machine_code
 from numba_flash.simulator import SIMULATED
-from numba_flash.specimen import specimen, specimen_launches, zeros
+from numba_flash.specimen import specimen, specimen_launches
 
 Job = tuple[Kernel, str, str]  # a kernel, its signature and architecture
 RUNGS = [rung for rung in LADDER if rung.name in FASTEST_FIRST and rung.on_gpu]
@@ -55,8 +53,7 @@ def default_jobs(device: Device) -> list[Job]:
         for launch in default_launches(operation, problem, device)
     ]
     for dtype in FLOATS:
-        o, lse = zeros((1, 1, 1), dtype), zeros((1, 1), "float64" if dtype == "float64" else "float32")
-        launches += merge.launches(o, lse, o, lse, o, lse)
+        launches += merge_launches(specimen(FORWARD, dtype))
     return list(dict.fromkeys((launch.kernel, signature(launch.args), device.arch) for launch in launches))
 
 
@@ -86,21 +83,13 @@ def run_warm(arch: str, console: Console) -> int:
     ValueError
         As `chosen_device`.
     RuntimeError
-        If parts of the CUDA toolkit are missing, or the simulator stands in for the compiler.
+        As `check_compiler`.
     """
     device = chosen_device(arch)
-    if SIMULATED:
-        raise RuntimeError("NUMBA_ENABLE_CUDASIM=1 replaces the compiler by the simulator: unset it")
-    from numba_flash.runtime.compile import check_toolkit  # numba.cuda, half a second to import
-
-    check_toolkit()
+    check_compiler()
     jobs = default_jobs(device)
-    workers = max(1, min(len(jobs), os.cpu_count() or 1))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, Progress(console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task(f"kernels for {device.arch}", total=len(jobs))
-        for done in as_completed([pool.submit(machine_code, *job) for job in jobs]):
-            done.result()
-            progress.advance(task)
+        on_all_cores(machine_code, jobs, lambda: progress.advance(task))
     console.print(f"{len(jobs)} kernels for {device.arch} are compiled", highlight=False)
     return 0

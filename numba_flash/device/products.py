@@ -18,10 +18,8 @@ from typing import Any
 
 from numba import cuda, uint64
 
-from numba_flash.config import Fragments, Piece
+from numba_flash.config import APART, Fragments, Piece
 from numba_flash.ptx import device, load4
-
-APART = 2  # the lanes of one row are this far apart
 
 
 @cache

@@ -190,10 +190,8 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
         hk = h // (Hq // Hk)
         Kh, Vh = global_view(K, head(K_strides, b, hk), STORED), global_view(V, head(V_strides, b, hk), STORED)
         LSEh, delta_h = global_view(LSE, head(LSE_strides, b, h), REAL), global_view(delta, bh * Nq, REAL)
-        bias_h, mask_h = (
-            global_view(bias, head(bias_strides, b, h), BIAS),
-            global_view(mask, head(mask_strides, b, h), uint8),
-        )
+        bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
+        mask_h = global_view(mask, head(mask_strides, b, h), uint8)
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
         s, dp = cuda.local.array(SCORES, REAL), cuda.local.array(SCORES, REAL)
         derivative = cuda.local.array(SCORES, REAL)

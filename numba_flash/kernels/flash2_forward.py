@@ -8,7 +8,7 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
            Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
-Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
+Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
 
@@ -22,7 +22,7 @@ from numba.types import uint8
 
 from numba_flash.config import Loads, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import APART, make_multiply_atb, make_place, make_rows_and_columns
+from numba_flash.device.products import make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
@@ -62,7 +62,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     place = make_place(CG)
     multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
-    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, APART)
+    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)
     row_of, _ = make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
     write_o = make_write_rows(out, dtype, loads != "elements")
@@ -97,10 +97,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         hk = h // (Hq // Hk)
         Qh, Kh = global_view(Q, head(Q_strides, b, h), STORED), global_view(K, head(K_strides, b, hk), STORED)
         Vh, Oh = global_view(V, head(V_strides, b, hk), STORED), global_view(O, bh * Nq * dv, STORED)
-        bias_h, mask_h = (
-            global_view(bias, head(bias_strides, b, h), BIAS),
-            global_view(mask, head(mask_strides, b, h), uint8),
-        )
+        bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
+        mask_h = global_view(mask, head(mask_strides, b, h), uint8)
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
         s, derivative = cuda.local.array(SCORES, REAL), cuda.local.array(SCORES, REAL)
         acc = cuda.local.array(OUT, REAL)

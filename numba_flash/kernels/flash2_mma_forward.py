@@ -8,7 +8,7 @@ On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swi
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
            P rounded to 16 bits for its product alone
-Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are never read
+Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
 
@@ -59,7 +59,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     commit, wait = make_pipeline(loads)
     multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc)
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
-    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG)
+    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
     round_to, at = make_round(dtype, scores), make_element(out)
     write_o = make_write_fragments(dtype, HEIGHT, DV, pairs)
 
@@ -94,17 +94,11 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         hk = h // (Hq // Hk)
         Qh, Kh = global_view(Q, head(Q_strides, b, h), uint16), global_view(K, head(K_strides, b, hk), uint16)
         Vh, Oh = global_view(V, head(V_strides, b, hk), uint16), global_view(O, bh * Nq * dv, uint16)
-        bias_h, mask_h = (
-            global_view(bias, head(bias_strides, b, h), BIAS),
-            global_view(mask, head(mask_strides, b, h), uint8),
-        )
+        bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
+        mask_h = global_view(mask, head(mask_strides, b, h), uint8)
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
-        s, derivative, p = (
-            cuda.local.array(SCORES, float32),
-            cuda.local.array(SCORES, float32),
-            cuda.local.array(P, uint32),
-        )
-        acc = cuda.local.array(OUT, float32)
+        s, derivative = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
+        acc, p = cuda.local.array(OUT, float32), cuda.local.array(P, uint32)
         m, l, alpha = cuda.local.array(TM, float32), cuda.local.array(TM, float32), cuda.local.array(TM, float32)
         nats = scale if folded else ONE  # of m and s
         fill(m, TM, NEG_INF)

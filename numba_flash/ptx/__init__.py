@@ -15,6 +15,7 @@ from numba_flash.ptx.arithmetic import (
     float32_to_float16x2,
     float32_to_tf32,
 )
+from numba_flash.ptx.barriers import barrier_arrive, barrier_sync
 from numba_flash.ptx.codegen import device
 from numba_flash.ptx.copies import commit_copies, copy, copy_part, wait_copies
 from numba_flash.ptx.matrices import (
@@ -33,6 +34,8 @@ from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, s
 __all__ = [
     "add",
     "add4",
+    "barrier_arrive",
+    "barrier_sync",
     "bfloat16_to_float32",
     "commit_copies",
     "copy",

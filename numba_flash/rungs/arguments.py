@@ -78,7 +78,7 @@ def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> 
     return "copies" if same and device.compute_capability >= (8, 0) else "vectors"
 
 
-def kind_of_parts(problem: AttentionProblem, *widths: int) -> Loads:
+def kind_of_parts(problem: AttentionProblem | MatmulProblem, *widths: int) -> Loads:
     """How rows of 16-bit numbers of these widths come from global memory to shared tiles of the same."""
     if not problem.vector:
         return "elements"

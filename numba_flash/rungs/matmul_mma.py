@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import LANES, Device, Loads, MmaTiles
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.rungs.arguments import grid_reasons, mma_reasons
+from numba_flash.rungs.arguments import grid_reasons, kind_of_parts, mma_reasons
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
 from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
 
-# By kind of loads; the first that fit a block's shared memory. These take 64 KB, so that two blocks fit a multiprocessor
-# of sm_80 and of sm_90: one computes while the other waits. One element at a time needs registers for addresses.
+# By kind of loads. Two blocks of 64 KB fit a multiprocessor, from sm_80 on: one computes while the other waits. One
+# element at a time needs registers for addresses.
 CHUNKS = [MmaTiles(128, 128, 64, 64, 64, stages=2)]
 CONFIGS: dict[Loads, list[MmaTiles]] = {
     "copies": CHUNKS,
@@ -24,16 +24,9 @@ CONFIGS: dict[Loads, list[MmaTiles]] = {
 }
 
 
-def loads_of(problem: MatmulProblem) -> Loads:
-    """How tiles come from global memory: 16-bit numbers stay what they are."""
-    if not problem.vector:
-        return "elements"
-    return "copies" if problem.K % 8 == 0 == problem.N % 8 else "parts"
-
-
 def tiles_of(problem: MatmulProblem, device: Device) -> MmaTiles:
     """The tile sizes for a problem on a device."""
-    table = CONFIGS[loads_of(problem)]
+    table = CONFIGS[kind_of_parts(problem, problem.K, problem.N)]
     return next((t for t in table if shared_bytes(t) <= device.shared_bytes), table[-1])
 
 
@@ -55,8 +48,8 @@ def grid(problem: MatmulProblem, t: MmaTiles) -> int:
 def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
     """The launch that writes c (B, M, N), contiguous; x holds a and b."""
     a, b = x
-    tiles = tiles_of(problem, device)
-    config = (tiles, problem.dtype, problem.out_dtype, loads_of(problem))
+    tiles, loads = tiles_of(problem, device), kind_of_parts(problem, problem.K, problem.N)
+    config = (tiles, problem.dtype, problem.out_dtype, loads)
     kernel = Kernel("matmul_mma", config, tiles.threads, shared_bytes(tiles))
     strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
     args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K)

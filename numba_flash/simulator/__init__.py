@@ -33,6 +33,7 @@ if TYPE_CHECKING or SIMULATED:
     from .gate import Gate, park
     from .install import install
     from .launch import launch
+    from .named_barriers import arrive
     from .options import options
     from .pointer import Pointer
     from .thread import Thread, current
@@ -47,6 +48,7 @@ else:
 
     exchange = exchange_block = exchange_group = exchange_warp = launch = options = park = Gate = Pointer = _off
     Thread = current = copy_vector = count_traffic = load_vector = locate_vector = store_vector = shared_window = _off
+    arrive = _off
 
 __all__ = [
     "SIMULATED",
@@ -56,6 +58,7 @@ __all__ = [
     "MemoryFault",
     "Pointer",
     "Thread",
+    "arrive",
     "copy_vector",
     "count_traffic",
     "current",

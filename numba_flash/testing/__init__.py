@@ -1,4 +1,4 @@
-"""Property-based tests of attention: hypothesis strategies, the tolerance rule, and where to run them.
+"""Property-based tests of attention: hypothesis strategies, the tolerance rule, and where to run them; bank conflicts.
 
 The strategies need hypothesis, the rest nothing: a name is imported when it is first used.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 SOURCES = {
     "backends": ("CPU", "GPU", "SIMULATOR", "Backend"),
+    "banks": ("turns_to_load", "turns_to_store"),
     "case": ("Arrays", "Case"),
     "matmul": ("MatmulCase", "matmul_cases"),
     "naive": ("naive_attention", "naive_gradients", "naive_matmul", "naive_softmax"),

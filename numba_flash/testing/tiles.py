@@ -8,8 +8,8 @@ from dataclasses import replace
 from importlib import import_module
 from unittest.mock import patch
 
-from numba_flash.config import MatmulTiles, MmaTiles, Tiles
-from numba_flash.device.products import APART, steps_of
+from numba_flash.config import APART, MatmulTiles, MmaTiles, Tiles
+from numba_flash.device.products import steps_of
 from numba_flash.planners import forget_plans
 
 

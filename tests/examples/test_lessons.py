@@ -1,5 +1,6 @@
 """The numbered examples: each runs, and what it claims is asserted."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 from interpreter import environment
 
 from numba_flash.simulator import SIMULATED
+from numba_flash.tiling import a_place, accumulator_place, b_place, swizzled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LESSONS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
-WITHOUT_A_PICTURE = {"11_step_through.py"} | ({"08_kinds_of_memory.py"} if SIMULATED else set())
+WITHOUT_A_PICTURE = {"11_step_through.py", "13_step_a_warp.py"} | ({"08_kinds_of_memory.py"} if SIMULATED else set())
 
 
 @pytest.fixture
@@ -192,3 +194,52 @@ def test_step_through():
         error = float(error)
         assert error < 1e-6 if name.startswith("both") else np.isnan(error) if "first" in name else error > 0.1
     assert "threads 0-2 wait at syncthreads (11_step_through.py:" in races and "thread 3 has returned" in races
+
+
+def test_fragments(lesson, capsys):
+    script = lesson("12_fragments.py")
+    for name, lanes in ((name, script.lanes(name)) for name in script.SHAPES):
+        assert sorted(np.bincount(lanes.ravel())) == [script.COUNTS[name]] * 32
+        for place, (lane, n) in script.held[name].items():
+            assert script.PLACES[name](lane, n) == place and lanes[place] == lane
+    assert script.same_lanes and script.error <= script.allowed < 1e-4
+    for name, loads in {"row-major": (8, 16, 32, 32, 32), "padded": (4,) * 5, "swizzled": (4,) * 5}.items():
+        assert tuple(script.turns[name, width][0] for width in script.WIDTHS) == loads
+    assert {script.turns["swizzled", width][1] for width in script.WIDTHS} == {4}
+    assert all(script.nbytes["padded", width] == script.nbytes["swizzled", width] + 64 * 16 for width in script.WIDTHS)
+    for r in range(script.ROWS):
+        for c in range(64):
+            assert script.swizzled(64)(r, c) == 2 * (64 * r + swizzled(r, c, 64))
+    assert "lane 5 holds of B: (2, 1), (3, 1), (10, 1), (11, 1)" in capsys.readouterr().out
+
+
+def test_step_a_warp():
+    command = [sys.executable, EXAMPLES / "13_step_a_warp.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    session, _, error = done.stdout.partition("largest error of the kernel that was stepped through: ")
+    assert float(error) < 2.0**-12  # half a unit of float16 below 1
+    assert "-> finish(acc, m, l" in session and str(EXAMPLES.parent) not in session
+    shown = {}
+    for name, lines in re.findall(r"\(Pdb\) lanes (\w+) .*\n((?:lane.*\n)+)", session):
+        rows = [line.removeprefix("lane").partition(":") for line in lines.splitlines()]
+        shown.setdefault(name, []).append({int(lane): [float(n) for n in row.split()] for lane, _, row in rows})
+    first, scores, weights = shown["s"]
+    Q, K = np.zeros((2, 16, 16))
+    Q[:, 0], Q[:, 1], K[:, 0], K[:, 1] = range(16), 1, 100, range(16)
+    S, P = Q @ K.T, np.exp(0.1 * np.tile(np.arange(-15, 1), (16, 1)))
+
+    def held(lane, X, place, count):
+        return [X[place(lane, n)] for n in range(count)]
+
+    def held_twice(lane, X, place):
+        return held(lane, X[:, :8], place, 4) + held(lane, X[:, 8:], place, 4)
+
+    for lane in (0, 1, 4, 31):
+        assert shown["a"][0][lane] == held(lane, Q, a_place, 8)
+        assert shown["b"][0][lane] == held_twice(lane, K.T, b_place)
+        assert scores[lane] == held_twice(lane, S, accumulator_place)
+        assert first[lane] == scores[lane][:4] + [0] * 4
+        assert shown["m"][0][lane] == [0.1 * S[lane // 4, 15], 0.1 * S[lane // 4 + 8, 15], 0, 0]
+        for seen in (weights, shown["p"][0], shown["acc"][0]):
+            np.testing.assert_allclose(seen[lane], held_twice(lane, P, accumulator_place), rtol=1e-3)

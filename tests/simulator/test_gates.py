@@ -1,65 +1,9 @@
-"""The one primitive carries the barriers that are not ours yet: bar.sync/bar.arrive, mbarrier, warpgroups."""
+"""The one primitive carries the barriers that are not ours yet: mbarrier, warpgroups."""
 
 import pytest
 from numba import cuda
 
 from numba_flash import simulator
-
-
-class NamedBarrier(simulator.Gate):
-    """bar.sync id, count and bar.arrive id, count."""
-
-    def __init__(self, number, count):
-        super().__init__(f"named barrier {number}")
-        self.count = self.missing = count
-
-    def is_open(self):
-        return self.missing == 0
-
-    def release(self):
-        self.missing = self.count
-        return super().release()
-
-
-def named_barrier(number, count):
-    return simulator.current().block.registry.setdefault(("bar", number), NamedBarrier(number, count))
-
-
-def arrive(number, count):
-    named_barrier(number, count).missing -= 1
-
-
-def sync(number, count):
-    arrive(number, count)
-    simulator.park(named_barrier(number, count))
-
-
-@pytest.mark.parametrize("seed", [None, 0, 1])
-def test_producer_and_consumer(seed):
-    """Warp 0 fills a slot when warp 1 has emptied it; warp 1 reads it when warp 0 has filled it."""
-    taken = []
-
-    def kernel():
-        slot = cuda.shared.array(32, "i4")
-        lane = cuda.laneid
-        for i in range(4):
-            if cuda.threadIdx.x < 32:
-                sync(1, 64)
-                slot[lane] = 100 * i + lane
-                arrive(2, 64)
-            else:
-                arrive(1, 64)
-                sync(2, 64)
-                taken.append(int(slot[31 - lane]))
-
-    with simulator.options(seed=seed):
-        simulator.launch(kernel, 1, 64, 0, ())
-    assert sorted(taken) == [100 * i + lane for i in range(4) for lane in range(32)]
-
-
-def test_a_named_barrier_that_too_few_reach():
-    with pytest.raises(simulator.Deadlock, match="threads 0-31 wait at named barrier 1"):
-        simulator.launch(lambda: sync(1, 64), 1, 32, 0, ())
 
 
 class Phase(simulator.Gate):

@@ -53,6 +53,7 @@ ORDER = (
     "__init__",
     "torch",
     "testing",
+    "compilers",
     "compiled",
     "warm",
     "info",
@@ -132,7 +133,7 @@ def test_kernel_cards_are_complete(name):
 @pytest.mark.parametrize("name", [name for name in MODULES if line_of(name).startswith(("kernels", "device"))])
 def test_every_barrier_names_its_hazard(name):
     for number, line in enumerate(MODULES[name].read_text().splitlines(), 1):
-        if re.search(r"\bsync(threads|warp)\(", line):
+        if re.search(r"\b(sync(threads|warp)|barrier_(sync|arrive))\(", line):
             assert re.search(r"\)  # \w+", line), f"{MODULES[name]}:{number} says not why it waits"
 
 

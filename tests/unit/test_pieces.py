@@ -9,7 +9,7 @@ from numba import cuda, types
 from numba.np.numpy_support import from_dtype
 
 from numba_flash import simulator
-from numba_flash.config import Piece, padded
+from numba_flash.config import APART, Piece, padded
 from numba_flash.device import products, tiles
 from numba_flash.device.products import make_place, make_rows_and_columns
 from numba_flash.ptx import global_view, shared_tile
@@ -59,7 +59,7 @@ def test_places(RG, CG):
         assert places[lane ^ 1][1] == cg
         if CG > 1:
             assert places[lane ^ 2][0] == rg
-        if products.APART * CG <= 32:  # then a row lives in one warp, its lanes APART from one another
+        if APART * CG <= 32:  # then a row lives in one warp, its lanes APART from one another
             assert {other // 32 for other, (row, _) in places.items() if row == rg} == {lane // 32}
 
 

@@ -170,37 +170,6 @@ def test_swizzled_chunks_stay_in_their_row(chunks):
         assert sorted(tiling.swizzle(row, chunk, chunks) for chunk in range(chunks)) == [*range(chunks)]
 
 
-def swizzled(chunks):
-    """The address of a chunk."""
-    return lambda row, chunk: 16 * (row * chunks + tiling.swizzle(row, chunk, chunks))
-
-
-@pytest.mark.parametrize("chunks", CHUNKS)
-def test_no_load_of_matrices_meets_a_bank_conflict(chunks):
-    """Wherever ldmatrix.x4 takes four 8 x 8 matrices from a swizzled tile, in both orders of them."""
-    at = swizzled(chunks)
-    for order in (tiling.down_then_right, tiling.right_then_down):
-        for row in range(0, 64, 8):
-            for chunk in range(chunks - 1):
-                places = [order(lane) for lane in range(32)]
-                assert tiling.wavefronts([at(row + r, chunk + c // 8) for r, c in places], 16) == 4
-
-
-@pytest.mark.parametrize("chunks", CHUNKS)
-def test_no_copy_of_whole_rows_meets_a_bank_conflict(chunks):
-    """Neighbouring lanes store neighbouring chunks of 16 bytes, a row after another."""
-    at = swizzled(chunks)
-    for first in range(0, 64 * chunks, 32):
-        addresses = [at(*divmod(first + lane, chunks)) for lane in range(32)]
-        assert tiling.wavefronts(addresses, 16) == 4
-
-
-@pytest.mark.parametrize(("chunks", "turns"), [(1, 4), (2, 8), (4, 16), (8, 32), (16, 32)])
-def test_without_swizzle_it_does(chunks, turns):
-    rows = [16 * chunks * lane for lane in range(32)]
-    assert tiling.wavefronts(rows, 16) == turns
-
-
 @pytest.mark.parametrize(
     ("addresses", "nbytes", "turns"),
     [
