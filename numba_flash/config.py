@@ -93,6 +93,7 @@ class Tiles:
     Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread. At least `blocks`
     blocks should fit a multiprocessor at once, which limits the registers of a thread. `full`: with these sizes all
     registers are taken, so they are not for a kernel with score options or with element loads, which needs more.
+    `tight`: P takes the place of Kj in shared memory, so that more blocks fit, and the next Kj comes later.
     """
 
     Br: int
@@ -103,6 +104,7 @@ class Tiles:
     CG: int
     blocks: int = 1
     full: bool = False
+    tight: bool = False
 
     @property
     def RG(self) -> int:  # noqa: N802

@@ -36,8 +36,9 @@ def usable(tiles: Any, sums: float, rules: dict[str, bool], most: int = SUMS) ->
 def forward(problem: Any) -> Iterator[Tiles]:
     """For flash2_forward: S and O are kept in registers."""
     D, DV = padded_width(problem.d), padded_width(problem.dv)
-    for Br, Bc, rows, CG, blocks in product((32, 64, 128), (16, 32, 64, 128), (4, 8), (4, 8, 16, 32), (1, 2)):
-        t = Tiles(Br, Bc, D, DV, rows, CG, blocks, full=True)
+    sizes = (32, 64, 128), (16, 32, 64, 128), (4, 8), (4, 8, 16, 32)
+    for Br, Bc, rows, CG, (blocks, tight) in product(*sizes, ((1, False), (2, False), (2, True), (3, True))):
+        t = Tiles(Br, Bc, D, DV, rows, CG, blocks, full=True, tight=tight)
         if usable(t, rows * (Bc + DV) / CG, forward_rules(t)):
             yield t
 

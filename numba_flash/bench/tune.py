@@ -7,19 +7,16 @@ Nothing is changed: the table is for whoever edits the rung's module.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from numba_flash.arrays import gpu_count
@@ -28,6 +25,7 @@ from numba_flash.bench.cells import Cell
 from numba_flash.bench.contests import contest
 from numba_flash.bench.measure import Contest
 from numba_flash.bench.timing import alternate, milliseconds
+from numba_flash.compilers import on_all_cores
 from numba_flash.config import Device, current_device
 from numba_flash.ladder import LADDER, MATMUL, Rung
 from numba_flash.runtime import signature
@@ -93,13 +91,13 @@ def tune(rung: Rung, cell: Cell, device: Device, console: Console) -> list[Tried
     candidates = [None, *SPACES[rung.name].candidates(specimen_of(cell))]
     found = [compiled(rung, cell, device, tiles) for tiles in candidates]
     jobs = list(dict.fromkeys(job for each in found for job in each))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        binaries = dict(zip(jobs, pool.map(machine_code, *zip(*jobs, strict=True)), strict=True))
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("compiling", total=len(jobs))
+        codes_of = dict(zip(jobs, on_all_cores(machine_code, jobs, lambda: progress.advance(task)), strict=True))
     entrants = contest(cell, [rung], ["none of them"])
     tried = []
     for tiles, mine in track(list(zip(candidates, found, strict=True)), "timing", console=console, transient=True):
-        codes = [binaries[job] for job in mine]
+        codes = [codes_of[job] for job in mine]
         spilled = any(code.spilled_bytes or code.stack_bytes for code in codes)
         if codes and (tiles is None or not spilled):
             tried.append(looked_at(rung, tiles, max(code.registers for code in codes), entrants))

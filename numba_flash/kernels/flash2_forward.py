@@ -54,7 +54,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     V_SHAPE, P_SHAPE = (Bc, padded(DV, WIDTH)), (Bc, padded(Br, WIDTH))
     K_AT = D * Q_SHAPE[1] * WIDTH
     V_AT = K_AT + D * K_SHAPE[1] * WIDTH
-    P_AT = V_AT + Bc * V_SHAPE[1] * WIDTH
+    P_AT = K_AT if tiles.tight else V_AT + Bc * V_SHAPE[1] * WIDTH
+    TIGHT = tiles.tight
 
     load_q, load_k = (make_load_transposed(dtype, rows, D, tiles.threads, loads) for rows in (Br, Bc))
     load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
@@ -66,6 +67,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     row_of, _ = make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
     write_o = make_write_rows(out, dtype, loads != "elements")
+
+    @device
+    def next_k(Kj, Kh, K_strides, j, end, Nk, d):
+        if j < end:
+            load_k(Kj, Kh, K_strides, j * Bc, 0, Nk, d)
+        commit()
 
     @device
     def rescale(acc, alpha):
@@ -119,9 +126,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             fill(s, SCORES, ZERO)
             multiply_qk(s, Qi, Kj, rg, cg)  # line 8: S = Qi Kj^T
             cuda.syncthreads()  # everyone has read Kj before it changes
-            if j + 1 < end:
-                load_k(Kj, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
-            commit()
+            if not TIGHT:
+                next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
             if not folded:
                 modify(
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
@@ -132,9 +138,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             online_softmax(s, m, l, alpha, nats * NAT)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
-            wait(1)
+            wait(0 if TIGHT else 1)
             cuda.syncthreads()  # P and Vj are written before anyone reads them
             multiply_pv(acc, P, Vj, rg, cg)
+            if TIGHT:
+                cuda.syncthreads()  # everyone has read P before Kj takes its place
+                next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
         finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq, nats)
         write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
 

@@ -26,7 +26,7 @@ CONFIGS = {
         Tiles(128, 32, 32, 32, 8, 8),
     ],
     (4, 64): [
-        Tiles(128, 64, 64, 64, 8, 8, 2, full=True),
+        Tiles(128, 16, 64, 64, 8, 4, 2, full=True),
         Tiles(128, 32, 64, 64, 8, 8),
         Tiles(64, 32, 64, 64, 4, 8),
     ],
@@ -47,6 +47,7 @@ CONFIGS = {
         Tiles(64, 32, 32, 32, 4, 8),
     ],
     (8, 64): [
+        Tiles(128, 64, 64, 64, 4, 8, full=True),
         Tiles(128, 32, 64, 64, 4, 8, full=True),
         Tiles(64, 32, 64, 64, 4, 8, full=True),
         Tiles(32, 32, 64, 64, 4, 16),
@@ -65,9 +66,10 @@ CONFIGS = {
 
 
 def shared_bytes(t: Tiles, itemsize: int) -> int:
-    """Qi, Kj, Vj and P."""
+    """Qi, Kj, Vj and P, which may lie where Kj lay."""
     rows, keys, wide = padded(t.Br, itemsize), padded(t.Bc, itemsize), padded(t.DV, itemsize)
-    return (t.D * rows + t.D * keys + t.Bc * wide + t.Bc * rows) * itemsize
+    k_and_p = max(t.D * keys, t.Bc * rows) if t.tight else t.D * keys + t.Bc * rows
+    return (t.D * rows + k_and_p + t.Bc * wide) * itemsize
 
 
 def pieces(t: Tiles) -> tuple[Piece, Piece]:

@@ -1,5 +1,6 @@
 """The properties are strong enough: every one of these wrong kernels fails the one that is meant for it."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,10 @@ from properties import (
     test_softmax,
 )
 
+from numba_flash.config import Tiles
 from numba_flash.simulator import SIMULATED, MemoryFault, options
 from numba_flash.testing.backends import SIMULATOR
-from numba_flash.testing.tiles import tiny_tiles
+from numba_flash.testing.tiles import attention_tiles, tiny_tiles
 
 from .mutant import Mutant
 
@@ -39,7 +41,7 @@ MUTANTS = [
            test_agreement.test_forward),
     Mutant("the key behind the diagonal", SCORES, "min(row + last + 1, Nk)", "min(row + last + 2, Nk)",
            test_locality.test_unseen_keys_may_hold_anything_finite),
-    Mutant("-inf - -inf", SOFTMAX, "ZERO if m_new == NEG_INF else m_new", "m_new",
+    Mutant("-inf - -inf", SOFTMAX, "ZERO if m_new == NEG_INF else m_new * unit", "m_new * unit",
            test_locality.test_rows_that_see_nothing),
     Mutant("P of blind rows", SCORES, "if lse == NEG_INF or not exists:", "if not exists:",
            test_locality.test_rows_that_see_nothing),
@@ -60,7 +62,7 @@ MUTANTS = [
            test_memory.test_outputs_are_written_once_and_nothing_else),
     Mutant("P is not transposed", TILES, "(column_of(cg, c), row_of(rg, r))", "(row_of(rg, r), column_of(cg, c))",
            test_agreement.test_forward),
-    Mutant("the next Kj is not fetched", FORWARD, "load_k(Kj, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)", "pass",
+    Mutant("the next Kj is not fetched", FORWARD, "load_k(Kj, Kh, K_strides, j * Bc, 0, Nk, d)", "pass",
            test_agreement.test_forward),
     Mutant("Qi, Kj are read before all of them is written", FORWARD,
            "cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes", "pass",
@@ -73,15 +75,15 @@ MUTANTS = [
            test_agreement.test_forward),
     Mutant("nobody waits for Qi, Kj", FORWARD, "wait(0)\n", "pass\n",
            test_copies.test_forward),
-    Mutant("nobody waits for Vj", FORWARD, "wait(1)\n", "pass\n",
+    Mutant("nobody waits for Vj", FORWARD, "wait(0 if TIGHT else 1)\n", "pass\n",
            test_copies.test_forward),
-    Mutant("Vj may be in flight as well as the next Kj", FORWARD, "wait(1)\n", "wait(2)\n",
+    Mutant("Vj may be in flight as well as the next Kj", FORWARD, "0 if TIGHT else 1", "0 if TIGHT else 2",
            test_copies.test_forward),
     Mutant("Vj belongs to the group of the next Kj", FORWARD, """V_strides, j * Bc, 0, Nk, dv)
             commit()""", "V_strides, j * Bc, 0, Nk, dv)",
            test_copies.test_forward),
-    Mutant("the next Kj belongs to the group of the next Vj", FORWARD, """K_strides, (j + 1) * Bc, 0, Nk, d)
-            commit()""", "K_strides, (j + 1) * Bc, 0, Nk, d)",
+    Mutant("the next Kj belongs to the group of the next Vj", FORWARD, """K_strides, j * Bc, 0, Nk, d)
+        commit()""", "K_strides, j * Bc, 0, Nk, d)",
            test_copies.test_forward),
 
     Mutant("gradients of one head of a group", BACKWARD, "(hk + 1) * group)", "hk * group + 1)",
@@ -282,6 +284,32 @@ def test_the_original_does_not(killer, landing):
     original = replace(MUTANTS[0], new=MUTANTS[0].old)
     with original.alive(), tiny_tiles(), options(landing=landing):
         killer.search(SIMULATOR, max_examples=3)
+
+
+P_IN_PLACE_OF_KJ = [
+    Mutant("P is written while Kj is read", FORWARD,
+           "cuda.syncthreads()  # everyone has read Kj before it changes", "pass", test_agreement.test_forward),
+    Mutant("the next Kj lands while P is read", FORWARD,
+           "cuda.syncthreads()  # everyone has read P before Kj takes its place", "pass",
+           test_copies.test_forward, "early"),
+    Mutant("nobody waits for Vj, the last to come", FORWARD, "wait(0 if TIGHT else 1)", "wait(1)",
+           test_copies.test_forward),
+]  # fmt: skip
+
+
+@contextmanager
+def p_in_place_of_kj():
+    """Blocks of two warps in which P takes Kj's place."""
+    with tiny_tiles(), attention_tiles(Tiles(32, 8, 32, 32, 4, 8, tight=True), Tiles(8, 16, 32, 32, 2, 8)):
+        yield
+
+
+@pytest.mark.parametrize("mutant", P_IN_PLACE_OF_KJ, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_property_fails_where_p_takes_the_place_of_kj(mutant):
+    with p_in_place_of_kj():
+        mutant.killed_by.search(SIMULATOR, max_examples=5)
+        with mutant.alive(), options(landing=mutant.landing), pytest.raises((AssertionError, MemoryFault)):
+            mutant.killed_by.search(SIMULATOR, max_examples=60, phases=[Phase.generate])
 
 
 def test_a_mutant_must_be_applicable():

@@ -15,13 +15,13 @@ from .test_copies import test_tensor_product as tensor_product
 from .test_matmul import test_product as product
 
 # One to eight columns of S a thread, in runs of one and of four; rows in several runs; keys in runs of four and of one;
-# one warp and more.
+# one warp and more; P in a place of its own, and in that of Kj.
 SHAPES = [
     (Tiles(8, 16, 64, 64, 4, 16), Tiles(4, 16, 32, 32, 1, 8)),
-    (Tiles(16, 16, 64, 64, 4, 16), Tiles(16, 16, 32, 32, 4, 8)),
+    (Tiles(16, 16, 64, 64, 4, 16, tight=True), Tiles(16, 16, 32, 32, 4, 8)),
     (Tiles(32, 32, 32, 32, 8, 8), Tiles(12, 32, 32, 32, 3, 8)),
     (Tiles(24, 16, 64, 64, 12, 16), Tiles(8, 64, 32, 32, 1, 8)),
-    (Tiles(32, 12, 32, 32, 4, 4), Tiles(6, 48, 64, 64, 3, 16)),
+    (Tiles(32, 12, 32, 32, 4, 4, tight=True), Tiles(6, 48, 64, 64, 3, 16)),
     (Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 64, 64, 1, 16)),
 ]
 PRODUCTS = [MatmulTiles(8, 16, 4, 4, 4), MatmulTiles(24, 32, 8, 12, 8), MatmulTiles(16, 64, 12, 8, 16)]

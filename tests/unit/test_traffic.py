@@ -161,8 +161,8 @@ class TestCounting:
 
 
 def moved(traffic):
-    """Bytes of global memory, then those of shared memory: where the first are the same, the others must fall."""
-    return traffic.global_read + traffic.global_written, traffic.shared_read + traffic.shared_written
+    """Bytes of global memory, and those of shared memory at a fifth: so much faster it is than even a cache."""
+    return traffic.global_read + traffic.global_written + (traffic.shared_read + traffic.shared_written) / 5
 
 
 @pytest.mark.parametrize("operation", dict.fromkeys(rung.operation for rung in RUNGS))
