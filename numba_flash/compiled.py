@@ -110,6 +110,8 @@ def plain_problems(operation: str) -> Iterator[Any]:
         yield problem
         if hasattr(problem, "vector"):
             yield replace(problem, vector=False)
+        if attention and problem.real != dtype:
+            yield from (replace(problem, d=d - less, dv=d - less) for less in (4, 3))  # rows that end inside 16 bytes
         if operation == MATMUL and problem.real != dtype:
             yield replace(problem, out_dtype=problem.real)
             yield replace(problem, K=problem.K + 4)

@@ -92,7 +92,8 @@ class Tiles:
     A block owns Br query rows and meets Bc keys at a time; head dimensions are padded to D and DV in shared memory.
     Its threads form RG row groups x CG column groups; `rows` of the tile belong to one thread. At least `blocks`
     blocks should fit a multiprocessor at once, which limits the registers of a thread. `full`: with these sizes all
-    registers are taken, so they are not for a kernel with score options or with element loads, which needs more.
+    registers are taken, so they are not for a kernel that needs more, for score options, a scale that is not positive,
+    or element loads.
     `tight`: P takes the place of Kj in shared memory, so that more blocks fit, and the next Kj comes later.
     """
 

@@ -125,7 +125,7 @@ def form(v: Variant) -> str:
     p = v.problem
     out = getattr(p, "out_dtype", p.dtype)
     more = {
-        "parts": getattr(p, "K", 0) % 8 != 0,
+        "parts": v.vector and getattr(p, "K", v.d) % 8 != 0,
         "options": v.options,
         "deterministic": getattr(p, "deterministic", False),
         f"to {out}": out != p.dtype,

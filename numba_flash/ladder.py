@@ -106,7 +106,7 @@ LADDER = (
     Rung("matmul_tiled", "numba_flash.rungs.matmul_tiled", MATMUL, "matmul_tiled",
          "shared tiles and syncthreads", "Kirk & Hwu, PMPP ch. 5", SIMT, matmul_flops),
     Rung("matmul_registers", "numba_flash.rungs.matmul_registers", MATMUL, "matmul_registers",
-         "register tiles: a thread owns 8 x 16 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
+         "register tiles: a thread owns 16 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("matmul_mma", "numba_flash.rungs.matmul_mma", MATMUL, "matmul_mma",
          "tensor cores; tiles arrive while others are multiplied", "PTX ISA, mma.sync", MMA, matmul_flops, HALVES),
     Rung("flash1_forward", "numba_flash.rungs.flash1_forward", FORWARD, "flash1",

@@ -8,10 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import cuda, uint32
+from numba import cuda, uint16, uint32
 
 from numba_flash.config import Fragments
-from numba_flash.device.number import number
 from numba_flash.ptx import (
     device,
     float32_to_bfloat16x2,
@@ -21,6 +20,7 @@ from numba_flash.ptx import (
     mma_bfloat16,
     mma_float16,
     store2,
+    store_if,
 )
 from numba_flash.tiling import accumulator_place, down_then_right, right_then_down, swizzled
 
@@ -150,7 +150,6 @@ def make_round(dtype: str, piece: Fragments):
 @cache
 def make_write2(dtype: str, vector: bool):
     """Make write2(view, at, count, x, y): write the first `count` of two float32 to neighbouring elements."""
-    to_stored = number(dtype).to_stored
     pair: Any = PAIR.get(dtype)
 
     @device
@@ -165,14 +164,18 @@ def make_write2(dtype: str, vector: bool):
             store2(view, at, (x, y))
 
     @device
+    def write2_halves(view, at, count, x, y):
+        word = pair(x, y)
+        store_if(view, at, uint16(word & 0xFFFF), count > 0)
+        store_if(view, at + 1, uint16(word >> 16), count > 1)
+
+    @device
     def write2_elements(view, at, count, x, y):
-        if count > 0:
-            view[at] = to_stored(x)
-        if count > 1:
-            view[at + 1] = to_stored(y)
+        store_if(view, at, x, count > 0)
+        store_if(view, at + 1, y, count > 1)
 
     if not vector:
-        return write2_elements
+        return write2_halves if pair else write2_elements
     return write2_words if pair else write2_vector
 
 

@@ -18,9 +18,9 @@ ALL_LANES = 0xFFFFFFFF
 def make_online_softmax(piece: Piece | Fragments, dtype: str):
     """Make online_softmax(s, m, l, alpha, unit): s becomes P~; m and l advance; alpha rescales what came before.
 
-    P~ = e^(s - m), computed as power(s*unit - m*unit), one multiply-add and the power: `unit` is `number(dtype).nat`,
-    times the scale (positive) if that has not been applied yet. A row lives in CG lanes. Each lane's l sums its own
-    columns only, until `make_row_sum`.
+    P~ = power(s*unit - m), one multiply-add and the power: `unit` is `number(dtype).nat`, times the scale (positive) if
+    that has not been applied yet, and m is the row's largest s in this unit, rounded. So alpha is exactly 1 while the
+    maximum stays. A row lives in CG lanes. Each lane's l sums its own columns only, until `make_row_sum`.
     """
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
@@ -30,12 +30,12 @@ def make_online_softmax(piece: Piece | Fragments, dtype: str):
     @device
     def online_softmax(s, m, l, alpha, unit):
         for r in range(TM):
-            m_new = m[r]
+            largest = NEG_INF
             for c in range(TN):
-                m_new = max(m_new, s[at(r, c)])
-            m_new = row_max(m_new)
-            pivot = ZERO if m_new == NEG_INF else m_new * unit  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
-            alpha[r] = power(m[r] * unit - pivot)
+                largest = max(largest, s[at(r, c)])
+            m_new = max(m[r], row_max(largest) * unit)
+            pivot = ZERO if m_new == NEG_INF else m_new  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
+            alpha[r] = power(m[r] - pivot)
             m[r] = m_new
             l[r] *= alpha[r]
             for c in range(TN):

@@ -7,7 +7,7 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
            s TM x TN, acc TM x DV/CG, m, l, alpha TM     registers
            Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
-Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
+Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
@@ -47,7 +47,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     scores, out = pieces(tiles)
     SCORES, OUT, TD = scores.size, out.size, out.TN
     n = number(dtype)
-    STORED, REAL, ZERO, ONE, NEG_INF, NAT = n.stored, n.real, n.zero, n.one, n.neg_inf, n.nat
+    STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
+    NAT, NATS = n.nat, n.one / n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     WIDTH = REAL.bitwidth // 8
     Q_SHAPE, K_SHAPE = (D, padded(Br, WIDTH)), (D, padded(Bc, WIDTH))
@@ -81,12 +82,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
                 acc[r * TD + c] *= alpha[r]
 
     @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq, nats):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
             row, total = row0 + row_of(rg, r), row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] * nats + REAL(math.log(total))
+                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
         rescale(acc, l)
 
     def flash2_forward(
@@ -110,7 +111,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         s, derivative = cuda.local.array(SCORES, REAL), cuda.local.array(SCORES, REAL)
         acc = cuda.local.array(OUT, REAL)
         m, l, alpha = cuda.local.array(TM, REAL), cuda.local.array(TM, REAL), cuda.local.array(TM, REAL)
-        nats = scale if folded else ONE  # of m and s
+        unit = (scale if folded else ONE) * NAT
         fill(m, TM, NEG_INF)
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
@@ -135,7 +136,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
                 )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
-            online_softmax(s, m, l, alpha, nats * NAT)  # line 9: m, P~, l
+            online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
             wait(0 if TIGHT else 1)
@@ -144,7 +145,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if TIGHT:
                 cuda.syncthreads()  # everyone has read P before Kj takes its place
                 next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
-        finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq, nats)
+        finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
 
     return flash2_forward

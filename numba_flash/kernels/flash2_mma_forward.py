@@ -6,7 +6,7 @@ Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides ->
 On chip    | Qi Br x D | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
            s, acc in accumulator fragments of 16 x 8, p in fragments of 16 x 16, m, l, alpha TM     registers
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
-Units      LSE in nats; s, m too, or products as they come where the scale is `folded` into the exponent
+Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
            P rounded to 16 bits for its product alone
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
@@ -47,7 +47,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     scores, out = pieces(tiles)
     SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
     n = number(dtype)
-    ZERO, ONE, NEG_INF, NAT = n.zero, n.one, n.neg_inf, n.nat
+    ZERO, ONE, NEG_INF, NAT, NATS = n.zero, n.one, n.neg_inf, n.nat, n.one / n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     Q_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Bc, D), (Bc, DV)
     K_AT = 2 * Br * D
@@ -70,12 +70,12 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
                 acc[at(r, c)] *= alpha[r]
 
     @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq, nats):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
             row, total = row0 + rg + 8 * r, row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] * nats + float32(math.log(total))
+                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + float32(math.log(total))
         rescale(acc, l)
 
     def flash2_mma_forward(
@@ -100,7 +100,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         s, derivative = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         acc, p = cuda.local.array(OUT, float32), cuda.local.array(P, uint32)
         m, l, alpha = cuda.local.array(TM, float32), cuda.local.array(TM, float32), cuda.local.array(TM, float32)
-        nats = scale if folded else ONE  # of m and s
+        unit = (scale if folded else ONE) * NAT
         fill(m, TM, NEG_INF)
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
@@ -126,13 +126,13 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
                 )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
-            online_softmax(s, m, l, alpha, nats * NAT)  # line 9: m, P~, l
+            online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
             rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
             wait(1)
             cuda.syncthreads()  # Vj is written before anyone reads it
             multiply_pv(acc, p, Vj)
-        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq, nats)
+        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, i * Br + warp_row, 0, Nq, dv)
 
     return flash2_mma_forward

@@ -29,7 +29,7 @@ from numba_flash.ptx.matrices import (
     mma_float16,
     mma_tf32,
 )
-from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store2, store4
+from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store2, store4, store_if
 
 __all__ = [
     "add",
@@ -62,5 +62,6 @@ __all__ = [
     "shared_tile",
     "store2",
     "store4",
+    "store_if",
     "wait_copies",
 ]

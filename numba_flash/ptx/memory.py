@@ -137,6 +137,26 @@ def store2(array: Any, index: Any, values: Any) -> None:
     simulator.store_vector(array, index, values)
 
 
+def _store_if(view: Any, at: Any, value: Any, exists: Any) -> Any:
+    bits = view.dtype.bitwidth
+    text = f"{{ .reg .pred exists; setp.ne.b32 exists, $2, 0; @exists st.global.b{bits} [$0], $1; }}"
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = narrow_pointer(builder, element_pointer(context, builder, view, args[0], at, args[1]), 1)
+        flag = context.cast(builder, args[3], exists, types.uint32)
+        emit_asm(context, builder, text, [(types.uint64, address), (view.dtype, args[2]), (types.uint32, flag)])
+        return context.get_dummy_value()
+
+    return types.void(view, at, view.dtype, exists), emit
+
+
+@emitted(_store_if)
+def store_if(view: Any, at: Any, value: Any, exists: Any) -> None:
+    """Write an element of global memory if it exists, without a branch: `@p st`."""
+    if exists:
+        view[at] = value
+
+
 def _add(view: Any, at: Any, value: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address = narrow_pointer(builder, element_pointer(context, builder, view, args[0], at, args[1]), 1)

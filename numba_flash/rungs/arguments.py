@@ -28,11 +28,18 @@ def padded_width(n: int) -> int:
 
 
 def choose_tiles(
-    table: Table, shared_bytes: Callable[[Tiles, int], int], problem: AttentionProblem, device: Device
+    table: Table,
+    shared_bytes: Callable[[Tiles, int], int],
+    problem: AttentionProblem,
+    device: Device,
+    crowded: bool = False,
 ) -> Tiles | None:
-    """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory."""
+    """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory.
+
+    Not the `full` ones if the kernel needs more registers than the plainest one, and if it is `crowded` in another way.
+    """
     itemsize = ITEMSIZE[problem.real]
-    more_registers = problem.score != ScoreOptions() or not problem.vector  # for addresses, and softcap's derivative
+    more_registers = crowded or not (folds_scale(problem) and problem.vector)  # for options and addresses
     for tiles in table[itemsize, padded_width(max(problem.d, problem.dv))]:
         if tiles.full and more_registers:
             continue

@@ -31,6 +31,7 @@ CONFIGS = {
         Tiles(64, 32, 64, 64, 4, 8),
     ],
     (4, 128): [
+        Tiles(128, 32, 128, 128, 4, 4, 2, full=True, tight=True),
         Tiles(128, 64, 128, 128, 8, 16, full=True),
         Tiles(64, 64, 128, 128, 8, 16, full=True),
         Tiles(128, 32, 128, 128, 8, 16),

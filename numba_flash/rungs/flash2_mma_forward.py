@@ -23,9 +23,10 @@ WIDTH = 2  # bytes of a number in shared memory
 # As in flash2_forward; rows of a thread are two for each 16 of its warp, and four lanes share a row.
 CONFIGS = {
     (4, 32): [Tiles(128, 64, 32, 32, 4, 4, 2)],
-    (4, 64): [Tiles(128, 64, 64, 64, 4, 4, 2)],
-    (4, 128): [Tiles(64, 128, 128, 128, 2, 4, 2, full=True), Tiles(128, 64, 128, 128, 2, 4)],
+    (4, 64): [Tiles(64, 96, 64, 64, 4, 4, 3, full=True), Tiles(128, 64, 64, 64, 4, 4, 2)],
+    (4, 128): [Tiles(128, 32, 128, 128, 4, 4, 2, full=True), Tiles(128, 64, 128, 128, 2, 4)],
     (4, 256): [
+        Tiles(128, 128, 256, 256, 2, 4, full=True),
         Tiles(128, 64, 256, 256, 2, 4),
         Tiles(64, 32, 256, 256, 2, 4),
     ],
@@ -49,10 +50,17 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     return mma_reasons(device) + reasons_against(CONFIGS, shared_bytes, problem, device)
 
 
+def tiles_of(problem: AttentionProblem, device: Device) -> Tiles:
+    """The tile sizes for a problem that `why_not` has nothing against; copies of parts of 16 bytes need registers."""
+    crowded = kind_of_parts(problem, problem.d, problem.dv) == "parts"
+    tiles = choose_tiles(CONFIGS, shared_bytes, problem, device, crowded)
+    assert tiles is not None
+    return tiles
+
+
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
-    tiles = choose_tiles(CONFIGS, shared_bytes, problem, device)
-    assert tiles is not None  # why_not found some
+    tiles = tiles_of(problem, device)
     loads, pairs = kind_of_parts(problem, problem.d, problem.dv), problem.dv % 2 == 0
     config = (tiles, problem.dtype, loads, pairs, problem.score, folds_scale(problem))
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
@@ -63,8 +71,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads move where N is a multiple of the tiles."""
-    t = choose_tiles(CONFIGS, shared_bytes, problem, device)
-    assert t is not None
+    t = tiles_of(problem, device)
     heads, warps = problem.B * problem.Hq, t.threads // LANES
     blocks = heads * cdiv(problem.Nq, t.Br)
     steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)

@@ -16,7 +16,7 @@ from numba_flash.traffic import Traffic
 
 # By bytes of arithmetic, and whether elements are moved four at a time: one at a time needs registers for addresses.
 CONFIGS = {
-    (4, True): MatmulTiles(128, 256, 16, 8, 16),
+    (4, True): MatmulTiles(128, 256, 8, 16, 8),
     (4, False): MatmulTiles(128, 128, 16, 8, 8),
     (8, True): MatmulTiles(128, 128, 8, 8, 8),
     (8, False): MatmulTiles(128, 64, 16, 8, 4),

@@ -41,7 +41,7 @@ MUTANTS = [
            test_agreement.test_forward),
     Mutant("the key behind the diagonal", SCORES, "min(row + last + 1, Nk)", "min(row + last + 2, Nk)",
            test_locality.test_unseen_keys_may_hold_anything_finite),
-    Mutant("-inf - -inf", SOFTMAX, "ZERO if m_new == NEG_INF else m_new * unit", "m_new * unit",
+    Mutant("-inf - -inf", SOFTMAX, "ZERO if m_new == NEG_INF else m_new", "m_new",
            test_locality.test_rows_that_see_nothing),
     Mutant("P of blind rows", SCORES, "if lse == NEG_INF or not exists:", "if not exists:",
            test_locality.test_rows_that_see_nothing),

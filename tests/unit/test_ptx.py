@@ -7,7 +7,18 @@ from numba.np.numpy_support import from_dtype
 
 from numba_flash import ptx, simulator
 from numba_flash.arrays import read
-from numba_flash.ptx import add, add4, commit_copies, copy, global_view, load4, shared_tile, store4, wait_copies
+from numba_flash.ptx import (
+    add,
+    add4,
+    commit_copies,
+    copy,
+    global_view,
+    load4,
+    shared_tile,
+    store4,
+    store_if,
+    wait_copies,
+)
 from numba_flash.runtime import Kernel, Launch, Written, launch
 from numba_flash.simulator import SIMULATED
 
@@ -290,11 +301,30 @@ class TestOnTheGPU:
             self.added(cupy, make_add4(), x, np.float32, elements=4), x.reshape(-1, 2, 4).sum(axis=0).ravel()
         )
 
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+    def test_stores_of_what_exists(self, cupy, dtype):
+        x = (np.arange(self.COUNT) % 2**16).astype(dtype)
+        y = cupy.full(x.shape, 7, dtype)
+        kernel = make_store_if(dtype)
+        launch(Launch(kernel, len(x) // kernel.threads, (read(cupy.asarray(x)), Written(read(y)))))
+        assert np.array_equal(cupy.asnumpy(y), np.where(np.arange(len(x)) % 3 == 0, 7, x))
+
     def added(self, cupy, kernel, x, dtype, elements=1):
         """Eight sums that begin at 0."""
         y = cupy.zeros(8, dtype)
         launch(Launch(kernel, len(x) // (kernel.threads * elements), (read(cupy.asarray(x)), Written(read(y)))))
         return cupy.asnumpy(y)
+
+
+def make_store_if(dtype):
+    """A kernel that copies all elements but every third."""
+    DTYPE = from_dtype(np.dtype(dtype))
+
+    def copy_some(X, Y):
+        i = cuda.grid(1)
+        store_if(global_view(Y, 0, DTYPE), i, global_view(X, 0, DTYPE)[i], i % 3 != 0)
+
+    return Kernel.of(copy_some, 128)
 
 
 def make_reverse_copies(dtype, n):

@@ -13,7 +13,16 @@ from numba import cuda, types
 
 from numba_flash import simulator
 from numba_flash.arrays import read
-from numba_flash.ptx import commit_copies, copy_part, ldmatrix_x2, ldmatrix_x4, mma_float16, shared_tile, store2
+from numba_flash.ptx import (
+    commit_copies,
+    copy_part,
+    ldmatrix_x2,
+    ldmatrix_x4,
+    mma_float16,
+    shared_tile,
+    store2,
+    store_if,
+)
 from numba_flash.ptx.matrices import OPERANDS, multiplied
 from numba_flash.runtime import Launch, Written, launch
 from numba_flash.testing.backends import GPU
@@ -279,6 +288,15 @@ class TestErrors:
         for index in (1, 3, 8, -2):
             with pytest.raises(simulator.MemoryFault):
                 store2(view, index, (1, 1))
+
+    def test_a_store_of_what_exists(self):
+        x = np.zeros(4, np.float32)
+        view = view_of(x, types.float32, writable=True)
+        for at, exists in ((1, True), (2, False), (99, False)):
+            store_if(view, at, 5, exists)
+        assert np.array_equal(x, [0, 5, 0, 0])
+        with pytest.raises(simulator.MemoryFault):
+            store_if(view, 4, 5, True)
 
     def test_reads_are_counted(self):
         def body():
