@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
-from numba import int32
+from numba import int32, uint64
 
-from numba_flash.config import Fragments, Piece
-from numba_flash.device.number import number
+from numba_flash.config import AnyPiece
+from numba_flash.device.number import LOG2_E, number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
 from numba_flash.problem import ScoreOptions
-from numba_flash.ptx import device
+from numba_flash.ptx import device, ex2
 
 
 @device
@@ -29,7 +30,7 @@ def strides_within(strides, inside):
 
 
 @cache
-def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
+def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
     """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
 
     It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
@@ -99,11 +100,14 @@ def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_hide(piece: Piece | Fragments, dtype: str):
-    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
+def make_hide(piece: AnyPiece, dtype: str, hidden: Any = None):
+    """Make hide(s, rg, cg, row0, col0, Nk, first, last): `hidden` where the key is outside the band or beyond Nk.
+
+    That is -inf, what a hidden key's score is, if nothing else is said.
+    """
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
-    NEG_INF = number(dtype).neg_inf
+    HIDDEN = number(dtype).neg_inf if hidden is None else hidden
     WIDTH = piece.CG * TN  # of the tile
 
     @device
@@ -115,7 +119,7 @@ def make_hide(piece: Piece | Fragments, dtype: str):
             for c in range(TN):
                 col = int32(column_of(cg, c))
                 if col < lowest or col >= beyond:
-                    s[at(r, c)] = NEG_INF
+                    s[at(r, c)] = HIDDEN
 
     return hide
 
@@ -134,7 +138,7 @@ def make_slope(score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_gradient(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
+def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
     """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
 
     P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get
@@ -162,5 +166,89 @@ def make_gradient(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
                 if SOFTCAP:
                     ds *= derivative[at(r, c)]
                 dp[at(r, c)] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
+
+    return gradient
+
+
+@cache
+def make_base2(score: ScoreOptions):
+    """Make base2(lse, exists): LSE in base 2, and +inf, which makes P zero, for a row that saw no key or is none.
+
+    Without score options that takes nothing: s is finite, zeros stand for Q and dO of a row that is none, and all keys
+    of a row that saw no key are outside the band.
+    """
+    MODIFIES = score != ScoreOptions()
+    NEG_INF, POS_INF = number("float32").neg_inf, -number("float32").neg_inf
+
+    @device
+    def base2(lse, exists):
+        if MODIFIES and (lse == NEG_INF or not exists):
+            return POS_INF
+        return lse * LOG2_E
+
+    return base2
+
+
+@cache
+def make_read_rows(piece: AnyPiece, score: ScoreOptions):
+    """Make read_rows(LSE_log2, delta, LSEs, deltas, top, left): both of a piece's rows from shared memory, row 0 at top.
+
+    So many rows are `left` from there on.
+    """
+    TM, base2 = piece.TM, make_base2(score)
+    row_of, _ = make_rows_and_columns(piece)
+
+    @device
+    def read_rows(LSE_log2, delta, LSEs, deltas, top, left):
+        for r in range(TM):
+            row = row_of(0, r)
+            LSE_log2[r] = base2(LSEs[uint64(top + row)], row < left)
+            delta[r] = deltas[uint64(top + row)]
+
+    return read_rows
+
+
+@cache
+def make_load_rows(piece: AnyPiece, score: ScoreOptions):
+    """Make load_rows(LSE_log2, delta, LSE, LSE_strides, deltas, row, Nq): the same from global memory, row 0 at `row`."""
+    TM, base2 = piece.TM, make_base2(score)
+    row_of, _ = make_rows_and_columns(piece)
+    ZERO = number("float32").zero
+
+    @device
+    def load_rows(LSE_log2, delta, LSE, LSE_strides, deltas, row, Nq):
+        for r in range(TM):
+            x = row + row_of(0, r)
+            exists = x < Nq
+            lse = LSE[x * LSE_strides[2] if exists else 0]
+            LSE_log2[r] = base2(lse if exists else ZERO, exists)
+            delta[r] = deltas[x] if exists else ZERO
+
+    return load_rows
+
+
+@cache
+def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
+    """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
+
+    P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times softcap's derivative; LSE_log2 and delta of the piece's
+    rows are local arrays. What the band hides is `make_hide`'s to make zero, in P and in dS: it may be infinite or NaN.
+    """
+    TM, TN = piece.TM, piece.TN
+    at = make_element(piece)
+    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
+    ZERO = number("float32").zero
+
+    @device
+    def gradient(s, dp, derivative, factor, LSE_log2, delta):
+        for r in range(TM):
+            for c in range(TN):
+                x = at(r, c)
+                p = ex2(s[x] * factor - LSE_log2[r])
+                ds = p * (dp[x] - delta[r])
+                if SOFTCAP:
+                    ds *= derivative[x]
+                s[x] = p
+                dp[x] = ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
 
     return gradient

@@ -42,8 +42,8 @@ MUTANTS = [
            ATTENTION),
     Mutant("keys of another fragment", FRAGMENTS, "mma(s, m * N + n + 1, a, m, b, 1)",
            "mma(s, m * N + n + 1, a, m, b, 0)", ATTENTION),
-    Mutant("V of other keys than P", FRAGMENTS, "(16 * x + r, swizzled(r, 8 * n + c, COLUMNS))",
-           "(16 * x + (r ^ 1), swizzled(r, 8 * n + c, COLUMNS))", ATTENTION),
+    Mutant("V of other keys than P", FRAGMENTS, "(top + 16 * x + r, swizzled(r, col + 8 * n",
+           "(top + 16 * x + (r ^ 1), swizzled(r, col + 8 * n", ATTENTION),
     Mutant("V is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, 0, Bs", "ldmatrix_x4(b, 0, Bs", ATTENTION),
     Mutant("LSE of neighbouring rows", FORWARD, "row0 + rg + 8 * r, row_sum", "row0 + rg + r, row_sum", ATTENTION),
 ]  # fmt: skip

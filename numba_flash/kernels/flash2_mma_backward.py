@@ -1,0 +1,276 @@
+"""FlashAttention-2 backward on tensor cores.        New here: S is computed transposed, so that P and dS are operands.
+
+Paper      Dao 2023, arXiv:2307.08691, Algorithm 2: one kernel over key blocks, dQ a sum of atomic additions. The order
+           of those varies; deterministic=True leaves dQ to a second kernel over query blocks, always the same bits
+Grid       keys: (Tc * B*Hk,); queries: (Tr * B*Hq,)     Threads 32 a warp
+           keys: warp (kg, qg) owns WM keys x WN queries of S, and the same keys x a share of the columns of dK and dV
+           queries: as in flash2_mma_forward, a warp owns rows of S and dQ
+Shapes     dO (B, Hq, Nq, dv), Q, K, V, LSE as in the forward, any strides; delta (B, Hq, Nq) contiguous
+           -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; a summed dQ in float32, as fragments
+On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, stages | dO Br x DV, stages | P, dS Bc x Br | LSE, delta |
+           queries: | Qi Br x D | dOi Br x DV | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
+           s, dp and the block's own gradients in accumulator fragments, p, ds in fragments of 16 x 16: registers
+Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
+Units      LSE in nats, from log2(e) on in base 2; dK and dQ take the scale once, at the end
+Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
+Traffic    K, V once, Q, dO Tc times, dQ Tc times added to; deterministic: Q, dO once, K, V Tr times more, and the five
+           products become seven: `traffic`
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numba import cuda, float32, uint16, uint32
+from numba.types import uint8
+
+from numba_flash.config import Adds, GradientTiles, Loads, Tiles
+from numba_flash.device.fragments import (
+    lane,
+    make_add_sums,
+    make_multiply_ab_mma,
+    make_multiply_abt_mma,
+    make_multiply_tiles_mma,
+    make_round,
+    make_store_words,
+    make_write_fragments,
+)
+from numba_flash.device.number import LOG2_E, number
+from numba_flash.device.scores import make_gradient_base2, make_hide, make_load_rows, make_modify, make_read_rows, make_slope
+from numba_flash.device.swizzled import make_load_swizzled
+from numba_flash.device.tiles import fill, head, make_pipeline
+from numba_flash.problem import ScoreOptions
+from numba_flash.ptx import copy, device, global_view, shared_tile
+from numba_flash.rungs.flash2_mma_backward import key_pieces, offsets, query_pieces
+from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
+
+
+@cache
+def make_flash2_mma_backward_keys(
+    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds | None
+):
+    """Algorithm 2 as it stands; without `adds`, less its dQ. A block owns one key block of one KV head."""
+    Br, Bc, D, DV, STAGES, THREADS = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages, tiles.threads
+    KG, QG, WM, WN, CG = tiles.KG, tiles.QG, tiles.WM, tiles.WN, tiles.D // tiles.dq_columns
+    scores, products, keys, values, queries = key_pieces(tiles)
+    SCORES, DK, DV_, DQ, P = scores.size, keys.size, values.size, queries.size, scores.size // 2
+    DK_COLUMNS, DV_COLUMNS, DQ_COLUMNS, DQ_ROWS = D // QG, DV // QG, tiles.dq_columns, tiles.dq_rows
+    ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
+    ZERO = number(dtype).zero
+    BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
+    V_AT, Q_AT, O_AT, P_AT, S_AT, LSE_AT, DELTA_AT, _ = offsets(tiles)
+    K_SHAPE, V_SHAPE, Q_SHAPE, O_SHAPE = (Bc, D), (Bc, DV), (STAGES * Br, D), (STAGES * Br, DV)
+    P_SHAPE, WORDS, ROWS_SHAPE = (Bc, Br), (Bc, Br // 2), (STAGES * Br,)
+
+    load_k, load_v, load_q, load_do = (
+        make_load_swizzled(rows, columns, THREADS, loads) for rows, columns in ((Bc, D), (Bc, DV), (Br, D), (Br, DV))
+    )
+    commit, wait = make_pipeline("copies")  # LSE and delta are copied however the tiles are loaded
+    multiply_kqt, multiply_vdot = (make_multiply_abt_mma(dtype, products, depth) for depth in (D, DV))
+    own_ptdo, own_dstq = make_multiply_ab_mma(dtype, values, WN, DV), make_multiply_ab_mma(dtype, keys, WN, D)
+    other_ptdo = make_multiply_tiles_mma(dtype, values, WN, Br, DV, False)
+    other_dstq = make_multiply_tiles_mma(dtype, keys, WN, Br, D, False)
+    multiply_dsk = make_multiply_tiles_mma(dtype, queries, Bc, Br, D, True)
+    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, ZERO)
+    gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(scores, score)
+    slope_of = make_slope(score, dtype)
+    round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
+    add_dq = make_add_sums(DQ, THREADS, adds or "scalars")
+    write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
+
+    @device
+    def fetch(Qs, dOs, LSEs, deltas, top, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h, row, Nq, d, dv):
+        load_q(Qs, top, Qh, Q_strides, row, 0, Nq, d)
+        load_do(dOs, top, dOh, dO_strides, row, 0, Nq, dv)
+        for x in range(cuda.threadIdx.x, Br, THREADS):
+            copy(LSEs, top + x, LSEh, (row + x) * LSE_strides[2], 1, row + x < Nq)
+            copy(deltas, top + x, delta_h, row + x, 1, row + x < Nq)
+
+    def flash2_mma_backward_keys(
+        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ, dK, dV,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+    ):  # fmt: skip
+        Hq, Hk, Nq, Nk, d, dv = sizes
+        first, last, q_offset = band
+        Kj, Vj = shared_tile(0, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
+        Qs, dOs = shared_tile(Q_AT, Q_SHAPE, uint16), shared_tile(O_AT, O_SHAPE, uint16)
+        P_t, dS_t = shared_tile(P_AT, P_SHAPE, uint16), shared_tile(S_AT, P_SHAPE, uint16)
+        P_words, dS_words = shared_tile(P_AT, WORDS, uint32), shared_tile(S_AT, WORDS, uint32)
+        LSEs, deltas = shared_tile(LSE_AT, ROWS_SHAPE, float32), shared_tile(DELTA_AT, ROWS_SHAPE, float32)
+        warp = cuda.threadIdx.x >> 5
+        kg, qg = warp % KG, warp // KG
+        key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
+        rg, cg = lane() % 4, key + lane() // 4
+        Tc, Tr = cdiv(Nk, Bc), cdiv(Nq, Br)
+        j, bh = cuda.blockIdx.x % Tc, cuda.blockIdx.x // Tc  # causal: the first keys meet most rows and start first
+        b, hk = bh // Hk, bh % Hk
+        group = Hq // Hk
+        s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
+        derivative = cuda.local.array(SCORES, float32)
+        lse, delta_i = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
+        p, ds = cuda.local.array(P, uint32), cuda.local.array(P, uint32)
+        dk, dv_, dq = cuda.local.array(DK, float32), cuda.local.array(DV_, float32), cuda.local.array(DQ, float32)
+        fill(dk, DK, ZERO)
+        fill(dv_, DV_, ZERO)
+        load_k(Kj, 0, global_view(K, head(K_strides, b, hk), uint16), K_strides, j * Bc, 0, Nk, d)
+        load_v(Vj, 0, global_view(V, head(V_strides, b, hk), uint16), V_strides, j * Bc, 0, Nk, dv)
+        factor = LOG2_E if MODIFIES else scale * LOG2_E
+
+        begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
+        now = 0
+        for h in range(hk * group, (hk + 1) * group):  # GQA: every query head that reads this KV head, in order
+            Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
+            LSEh = global_view(LSE, head(LSE_strides, b, h), float32)
+            delta_h = global_view(delta, (b * Hq + h) * Nq, float32)
+            bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
+            mask_h = global_view(mask, head(mask_strides, b, h), uint8)
+            slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
+            fetch(
+                Qs, dOs, LSEs, deltas, now * Br, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h,
+                begin * Br, Nq, d, dv,
+            )  # fmt: skip
+            commit()
+            for i in range(begin, end):
+                wait(0)
+                cuda.syncthreads()  # stage `now` is written; everyone has read the other, P and dS before they change
+                following, top = (now + 1) % STAGES, now * Br
+                if STAGES > 1 and i + 1 < end:
+                    fetch(
+                        Qs, dOs, LSEs, deltas, following * Br, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
+                        delta_h, (i + 1) * Br, Nq, d, dv,
+                    )  # fmt: skip
+                commit()
+                fill(s, SCORES, ZERO)
+                multiply_kqt(s, Kj, Qs, key, top + query)  # line 10: S^T = Kj Qi^T
+                fill(dp, SCORES, ZERO)
+                multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
+                if MODIFIES:
+                    modify(
+                        s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
+                        bias_h, bias_strides, mask_h, mask_strides,
+                    )  # fmt: skip
+                read_rows(lse, delta_i, LSEs, deltas, top + query + 2 * rg, Nq - i * Br - query - 2 * rg)
+                gradient(s, dp, derivative, factor, lse, delta_i)  # lines 11 and 14: P, dS
+                if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
+                    hide(s, rg, cg, i * Br + query, j * Bc, Nk, first, last)
+                    hide(dp, rg, cg, i * Br + query, j * Bc, Nk, first, last)
+                round_to(p, s)
+                round_to(ds, dp)
+                store_words(P_words, p, key, query)
+                store_words(dS_words, ds, key, query)
+                own_ptdo(dv_, p, dOs, top + query, qg * DV_COLUMNS)  # line 12: dVj += P^T dOi, for the warp's queries
+                own_dstq(dk, ds, Qs, top + query, qg * DK_COLUMNS)  # line 16: dKj += dS^T Qi
+                cuda.syncthreads()  # P and dS are written before other warps read them
+                for step in range(1, QG):
+                    other = (qg + step) % QG * WN
+                    other_ptdo(dv_, P_t, dOs, key, other, top + other, qg * DV_COLUMNS)
+                    other_dstq(dk, dS_t, Qs, key, other, top + other, qg * DK_COLUMNS)
+                if ADDS_DQ:
+                    fill(dq, DQ, ZERO)
+                    multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS)
+                    add_dq(global_view(dQ, ((b * Hq + h) * Tr + i) * (Br * D), float32), dq)  # line 15: dQi += dS Kj
+                if STAGES == 1:
+                    cuda.syncthreads()  # everyone has read Q, dO, LSE and delta before they change
+                    if i + 1 < end:
+                        fetch(
+                            Qs, dOs, LSEs, deltas, 0, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
+                            delta_h, (i + 1) * Br, Nq, d, dv,
+                        )  # fmt: skip
+                    commit()
+                now = following
+        for n in range(DK):
+            dk[n] *= scale
+        write_dk(global_view(dK, bh * Nk * d, uint16), d, dk, j * Bc + key, qg * DK_COLUMNS, Nk, d)
+        write_dv(global_view(dV, bh * Nk * dv, uint16), dv, dv_, j * Bc + key, qg * DV_COLUMNS, Nk, dv)
+
+    return flash2_mma_backward_keys
+
+
+@cache
+def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions):
+    """dQ: the same loop turned inside out, so that no two blocks write the same rows. A block owns one query block."""
+    Br, Bc, D, DV, HEIGHT = tiles.Br, tiles.Bc, tiles.D, tiles.DV, 8 * tiles.rows
+    scores, queries = query_pieces(tiles)
+    SCORES, DQ, P, ROWS = scores.size, queries.size, scores.size // 2, scores.TM
+    MODIFIES, ZERO = score != ScoreOptions(), number(dtype).zero
+    BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
+    Q_SHAPE, O_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Br, DV), (Bc, D), (Bc, DV)
+    O_AT = 2 * Br * D
+    K_AT = O_AT + 2 * Br * DV
+    V_AT = K_AT + 2 * Bc * D
+
+    load_q, load_do, load_k, load_v = (
+        make_load_swizzled(rows, columns, tiles.threads, loads)
+        for rows, columns in ((Br, D), (Br, DV), (Bc, D), (Bc, DV))
+    )
+    commit, wait = make_pipeline(loads)
+    multiply_qkt, multiply_dovt = (make_multiply_abt_mma(dtype, scores, depth) for depth in (D, DV))
+    multiply_dsk = make_multiply_ab_mma(dtype, queries, Bc, D)
+    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, ZERO)
+    gradient, slope_of = make_gradient_base2(scores, score), make_slope(score, dtype)
+    load_rows, round_to = make_load_rows(scores, score), make_round(dtype, scores)
+    write_dq = make_write_fragments(dtype, HEIGHT, D, pairs)
+
+    def flash2_mma_backward_queries(
+        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+    ):  # fmt: skip
+        Hq, Hk, Nq, Nk, d, dv = sizes
+        first, last, q_offset = band
+        Qi, dOi = shared_tile(0, Q_SHAPE, uint16), shared_tile(O_AT, O_SHAPE, uint16)
+        Kj, Vj = shared_tile(K_AT, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
+        warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
+        rg, cg = warp_row + lane() // 4, lane() % 4
+        Tr = cdiv(Nq, Br)
+        i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
+        b, h = bh // Hq, bh % Hq
+        hk = h // (Hq // Hk)
+        Kh, Vh = global_view(K, head(K_strides, b, hk), uint16), global_view(V, head(V_strides, b, hk), uint16)
+        bias_h, mask_h = (
+            global_view(bias, head(bias_strides, b, h), BIAS),
+            global_view(mask, head(mask_strides, b, h), uint8),
+        )
+        slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
+        s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
+        derivative, ds = cuda.local.array(SCORES, float32), cuda.local.array(P, uint32)
+        lse, delta_i = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
+        dq = cuda.local.array(DQ, float32)
+        fill(dq, DQ, ZERO)
+        factor = LOG2_E if MODIFIES else scale * LOG2_E
+        begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
+        load_q(Qi, 0, global_view(Q, head(Q_strides, b, h), uint16), Q_strides, i * Br, 0, Nq, d)
+        load_do(dOi, 0, global_view(dO, head(dO_strides, b, h), uint16), dO_strides, i * Br, 0, Nq, dv)
+        load_v(Vj, 0, Vh, V_strides, begin * Bc, 0, Nk, dv)
+        commit()
+        LSEh, delta_h = global_view(LSE, head(LSE_strides, b, h), float32), global_view(delta, bh * Nq, float32)
+        load_rows(lse, delta_i, LSEh, LSE_strides, delta_h, i * Br + rg, Nq)
+        for j in range(begin, end):  # V and K come by turns: Kj while dP is computed, the next Vj while dQ is
+            wait(0)
+            cuda.syncthreads()  # Qi, dOi, Vj are written; everyone has read the last Kj before it changes
+            load_k(Kj, 0, Kh, K_strides, j * Bc, 0, Nk, d)
+            commit()
+            fill(dp, SCORES, ZERO)
+            multiply_dovt(dp, dOi, Vj, warp_row, 0)
+            cuda.syncthreads()  # everyone has read Vj before it changes
+            if j + 1 < end:
+                load_v(Vj, 0, Vh, V_strides, (j + 1) * Bc, 0, Nk, dv)
+            commit()
+            wait(1)
+            cuda.syncthreads()  # Kj is written before anyone reads it
+            fill(s, SCORES, ZERO)
+            multiply_qkt(s, Qi, Kj, warp_row, 0)
+            if MODIFIES:
+                modify(
+                    s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
+                    bias_h, bias_strides, mask_h, mask_strides,
+                )  # fmt: skip
+            gradient(s, dp, derivative, factor, lse, delta_i)
+            if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
+                hide(dp, rg, cg, i * Br, j * Bc, Nk, first, last)
+            round_to(ds, dp)
+            multiply_dsk(dq, ds, Kj, 0, 0)  # line 15: dQi += dS Kj
+        for n in range(DQ):
+            dq[n] *= scale
+        write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, i * Br + warp_row, 0, Nq, d)
+
+    return flash2_mma_backward_queries
