@@ -12,6 +12,7 @@ from numba import cuda, uint32, uint64
 
 from numba_flash.config import Adds, AnyPiece, Fragments
 from numba_flash.device.number import number
+from numba_flash.device.swizzled import thread
 from numba_flash.ptx import (
     add,
     add4,
@@ -220,11 +221,11 @@ def make_place_of_sums(threads: int, adds: Adds):
 
     @device
     def four_by_four(n):
-        return 4 * (n // 4 * threads + cuda.threadIdx.x) + n % 4
+        return 4 * (n // 4 * threads + thread()) + n % 4
 
     @device
     def one_by_one(n):
-        return n * threads + cuda.threadIdx.x
+        return n * threads + thread()
 
     return four_by_four if adds == "vectors" else one_by_one
 

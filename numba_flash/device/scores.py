@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
 
 from numba import int32, uint64
 
@@ -100,14 +99,11 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_hide(piece: AnyPiece, dtype: str, hidden: Any = None):
-    """Make hide(s, rg, cg, row0, col0, Nk, first, last): `hidden` where the key is outside the band or beyond Nk.
-
-    That is -inf, what a hidden key's score is, if nothing else is said.
-    """
+def make_hide(piece: AnyPiece, dtype: str):
+    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
-    HIDDEN = number(dtype).neg_inf if hidden is None else hidden
+    NEG_INF = number(dtype).neg_inf
     WIDTH = piece.CG * TN  # of the tile
 
     @device
@@ -119,7 +115,7 @@ def make_hide(piece: AnyPiece, dtype: str, hidden: Any = None):
             for c in range(TN):
                 col = int32(column_of(cg, c))
                 if col < lowest or col >= beyond:
-                    s[at(r, c)] = HIDDEN
+                    s[at(r, c)] = NEG_INF
 
     return hide
 
@@ -168,6 +164,35 @@ def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
                 dp[at(r, c)] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
 
     return gradient
+
+
+@cache
+def make_hide_gradient(piece: AnyPiece):
+    """Make hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last): zeros where `make_hide` would hide the score."""
+    TM, TN = piece.TM, piece.TN
+    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
+    SIZE = piece.RG * TM + piece.CG * TN  # no two elements of the tile are as many diagonals apart
+    ZERO = number("float32").zero
+
+    @device
+    def hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last):
+        row, col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
+        lowest, beyond = diagonals(first + row - col, SIZE), diagonals(last + 1 + row - col, SIZE)
+        width = clipped(Nk - col, SIZE)
+        for r in range(TM):
+            for c in range(TN):
+                right, diagonal = int32(column_of(0, c)), int32(column_of(0, c) - row_of(0, r))
+                if right >= width or diagonal < lowest or diagonal >= beyond:
+                    p[at(r, c)] = ZERO
+                    ds[at(r, c)] = ZERO
+
+    return hide_gradient
+
+
+@device
+def diagonals(n, most):
+    """n between -most and most, in 32 bits."""
+    return int32(min(max(n, -most), most))
 
 
 @cache
@@ -232,7 +257,7 @@ def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
     """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
 
     P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times softcap's derivative; LSE_log2 and delta of the piece's
-    rows are local arrays. What the band hides is `make_hide`'s to make zero, in P and in dS: it may be infinite or NaN.
+    rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
     """
     TM, TN = piece.TM, piece.TN
     at = make_element(piece)

@@ -36,8 +36,8 @@ from numba_flash.device.fragments import (
     make_write_fragments,
 )
 from numba_flash.device.number import LOG2_E, number
-from numba_flash.device.scores import make_gradient_base2, make_hide, make_load_rows, make_modify, make_read_rows, make_slope
-from numba_flash.device.swizzled import make_load_swizzled
+from numba_flash.device.scores import make_gradient_base2, make_hide_gradient, make_load_rows, make_modify, make_read_rows, make_slope
+from numba_flash.device.swizzled import make_load_swizzled, thread
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
@@ -56,7 +56,7 @@ def make_flash2_mma_backward_keys(
     SCORES, DK, DV_, DQ, P = scores.size, keys.size, values.size, queries.size, scores.size // 2
     DK_COLUMNS, DV_COLUMNS, DQ_COLUMNS, DQ_ROWS = D // QG, DV // QG, tiles.dq_columns, tiles.dq_rows
     ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
-    ZERO = number(dtype).zero
+    ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     V_AT, Q_AT, O_AT, P_AT, S_AT, LSE_AT, DELTA_AT, _ = offsets(tiles)
     K_SHAPE, V_SHAPE, Q_SHAPE, O_SHAPE = (Bc, D), (Bc, DV), (STAGES * Br, D), (STAGES * Br, DV)
@@ -71,7 +71,7 @@ def make_flash2_mma_backward_keys(
     other_ptdo = make_multiply_tiles_mma(dtype, values, WN, Br, DV, False)
     other_dstq = make_multiply_tiles_mma(dtype, keys, WN, Br, D, False)
     multiply_dsk = make_multiply_tiles_mma(dtype, queries, Bc, Br, D, True)
-    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, ZERO)
+    modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(scores, score)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
@@ -82,9 +82,11 @@ def make_flash2_mma_backward_keys(
     def fetch(Qs, dOs, LSEs, deltas, top, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h, row, Nq, d, dv):
         load_q(Qs, top, Qh, Q_strides, row, 0, Nq, d)
         load_do(dOs, top, dOh, dO_strides, row, 0, Nq, dv)
-        for x in range(cuda.threadIdx.x, Br, THREADS):
-            copy(LSEs, top + x, LSEh, (row + x) * LSE_strides[2], 1, row + x < Nq)
-            copy(deltas, top + x, delta_h, row + x, 1, row + x < Nq)
+        for n in range(0, Br, THREADS):
+            x = n + thread()
+            if x < Br:
+                copy(LSEs, top + x, LSEh, (row + x) * LSE_strides[2], 1, row + x < Nq)
+                copy(deltas, top + x, delta_h, row + x, 1, row + x < Nq)
 
     def flash2_mma_backward_keys(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ, dK, dV,
@@ -97,7 +99,7 @@ def make_flash2_mma_backward_keys(
         P_t, dS_t = shared_tile(P_AT, P_SHAPE, uint16), shared_tile(S_AT, P_SHAPE, uint16)
         P_words, dS_words = shared_tile(P_AT, WORDS, uint32), shared_tile(S_AT, WORDS, uint32)
         LSEs, deltas = shared_tile(LSE_AT, ROWS_SHAPE, float32), shared_tile(DELTA_AT, ROWS_SHAPE, float32)
-        warp = cuda.threadIdx.x >> 5
+        warp = thread() >> 5
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
@@ -117,7 +119,7 @@ def make_flash2_mma_backward_keys(
         factor = LOG2_E if MODIFIES else scale * LOG2_E
 
         begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
-        now = 0
+        top = 0
         for h in range(hk * group, (hk + 1) * group):  # GQA: every query head that reads this KV head, in order
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
             LSEh = global_view(LSE, head(LSE_strides, b, h), float32)
@@ -126,17 +128,17 @@ def make_flash2_mma_backward_keys(
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
             fetch(
-                Qs, dOs, LSEs, deltas, now * Br, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h,
+                Qs, dOs, LSEs, deltas, top, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h,
                 begin * Br, Nq, d, dv,
             )  # fmt: skip
             commit()
             for i in range(begin, end):
                 wait(0)
-                cuda.syncthreads()  # stage `now` is written; everyone has read the other, P and dS before they change
-                following, top = (now + 1) % STAGES, now * Br
+                cuda.syncthreads()  # Q, dO at `top` are written; the others, P and dS are read before they change
+                following = NEXT & ~top
                 if STAGES > 1 and i + 1 < end:
                     fetch(
-                        Qs, dOs, LSEs, deltas, following * Br, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
+                        Qs, dOs, LSEs, deltas, following, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
                         delta_h, (i + 1) * Br, Nq, d, dv,
                     )  # fmt: skip
                 commit()
@@ -152,8 +154,7 @@ def make_flash2_mma_backward_keys(
                 read_rows(lse, delta_i, LSEs, deltas, top + query + 2 * rg, Nq - i * Br - query - 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta_i)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
-                    hide(s, rg, cg, i * Br + query, j * Bc, Nk, first, last)
-                    hide(dp, rg, cg, i * Br + query, j * Bc, Nk, first, last)
+                    hide(s, dp, rg, cg, i * Br + query, j * Bc, Nk, first, last)
                 round_to(p, s)
                 round_to(ds, dp)
                 store_words(P_words, p, key, query)
@@ -177,7 +178,7 @@ def make_flash2_mma_backward_keys(
                             delta_h, (i + 1) * Br, Nq, d, dv,
                         )  # fmt: skip
                     commit()
-                now = following
+                top = following
         for n in range(DK):
             dk[n] *= scale
         write_dk(global_view(dK, bh * Nk * d, uint16), d, dk, j * Bc + key, qg * DK_COLUMNS, Nk, d)
@@ -206,7 +207,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
     commit, wait = make_pipeline(loads)
     multiply_qkt, multiply_dovt = (make_multiply_abt_mma(dtype, scores, depth) for depth in (D, DV))
     multiply_dsk = make_multiply_ab_mma(dtype, queries, Bc, D)
-    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, ZERO)
+    modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
     gradient, slope_of = make_gradient_base2(scores, score), make_slope(score, dtype)
     load_rows, round_to = make_load_rows(scores, score), make_round(dtype, scores)
     write_dq = make_write_fragments(dtype, HEIGHT, D, pairs)
@@ -219,7 +220,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
         first, last, q_offset = band
         Qi, dOi = shared_tile(0, Q_SHAPE, uint16), shared_tile(O_AT, O_SHAPE, uint16)
         Kj, Vj = shared_tile(K_AT, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
-        warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
+        warp_row = (thread() >> 5) * HEIGHT
         rg, cg = warp_row + lane() // 4, lane() % 4
         Tr = cdiv(Nq, Br)
         i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
@@ -266,7 +267,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
                 )  # fmt: skip
             gradient(s, dp, derivative, factor, lse, delta_i)
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
-                hide(dp, rg, cg, i * Br, j * Bc, Nk, first, last)
+                hide(s, dp, rg, cg, i * Br, j * Bc, Nk, first, last)
             round_to(ds, dp)
             multiply_dsk(dq, ds, Kj, 0, 0)  # line 15: dQi += dS Kj
         for n in range(DQ):
