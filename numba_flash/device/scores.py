@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from numba import int32, uint64
+from numba import int32
 
 from numba_flash.config import AnyPiece
-from numba_flash.device.number import LOG2_E, number
+from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
 from numba_flash.problem import ScoreOptions
-from numba_flash.ptx import device, ex2
+from numba_flash.ptx import device
 
 
 @device
@@ -162,118 +162,5 @@ def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
                 if SOFTCAP:
                     ds *= derivative[at(r, c)]
                 dp[at(r, c)] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
-
-    return gradient
-
-
-@cache
-def make_hide_gradient(piece: AnyPiece):
-    """Make hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last): zeros where `make_hide` would hide the score."""
-    TM, TN = piece.TM, piece.TN
-    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
-    SIZE = piece.RG * TM + piece.CG * TN  # no two elements of the tile are as many diagonals apart
-    ZERO = number("float32").zero
-
-    @device
-    def hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last):
-        row, col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
-        lowest, beyond = diagonals(first + row - col, SIZE), diagonals(last + 1 + row - col, SIZE)
-        width = clipped(Nk - col, SIZE)
-        for r in range(TM):
-            for c in range(TN):
-                right, diagonal = int32(column_of(0, c)), int32(column_of(0, c) - row_of(0, r))
-                if right >= width or diagonal < lowest or diagonal >= beyond:
-                    p[at(r, c)] = ZERO
-                    ds[at(r, c)] = ZERO
-
-    return hide_gradient
-
-
-@device
-def diagonals(n, most):
-    """n between -most and most, in 32 bits."""
-    return int32(min(max(n, -most), most))
-
-
-@cache
-def make_base2(score: ScoreOptions):
-    """Make base2(lse, exists): LSE in base 2, and +inf, which makes P zero, for a row that saw no key or is none.
-
-    Without score options that takes nothing: s is finite, zeros stand for Q and dO of a row that is none, and all keys
-    of a row that saw no key are outside the band.
-    """
-    MODIFIES = score != ScoreOptions()
-    NEG_INF, POS_INF = number("float32").neg_inf, -number("float32").neg_inf
-
-    @device
-    def base2(lse, exists):
-        if MODIFIES and (lse == NEG_INF or not exists):
-            return POS_INF
-        return lse * LOG2_E
-
-    return base2
-
-
-@cache
-def make_read_rows(piece: AnyPiece, score: ScoreOptions):
-    """Make read_rows(LSE_log2, delta, LSEs, deltas, top, left): both of a piece's rows from shared memory, row 0 at top.
-
-    So many rows are `left` from there on.
-    """
-    TM, base2 = piece.TM, make_base2(score)
-    row_of, _ = make_rows_and_columns(piece)
-
-    @device
-    def read_rows(LSE_log2, delta, LSEs, deltas, top, left):
-        for r in range(TM):
-            row = row_of(0, r)
-            LSE_log2[r] = base2(LSEs[uint64(top + row)], row < left)
-            delta[r] = deltas[uint64(top + row)]
-
-    return read_rows
-
-
-@cache
-def make_load_rows(piece: AnyPiece, score: ScoreOptions):
-    """Make load_rows(LSE_log2, delta, LSE, LSE_strides, deltas, row, Nq): the same from global memory, row 0 at `row`."""
-    TM, base2 = piece.TM, make_base2(score)
-    row_of, _ = make_rows_and_columns(piece)
-    ZERO = number("float32").zero
-
-    @device
-    def load_rows(LSE_log2, delta, LSE, LSE_strides, deltas, row, Nq):
-        for r in range(TM):
-            x = row + row_of(0, r)
-            exists = x < Nq
-            lse = LSE[x * LSE_strides[2] if exists else 0]
-            LSE_log2[r] = base2(lse if exists else ZERO, exists)
-            delta[r] = deltas[x] if exists else ZERO
-
-    return load_rows
-
-
-@cache
-def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
-    """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
-
-    P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times softcap's derivative; LSE_log2 and delta of the piece's
-    rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
-    """
-    TM, TN = piece.TM, piece.TN
-    at = make_element(piece)
-    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
-    ZERO = number("float32").zero
-
-    @device
-    def gradient(s, dp, derivative, factor, LSE_log2, delta):
-        for r in range(TM):
-            for c in range(TN):
-                x = at(r, c)
-                p = ex2(s[x] * factor - LSE_log2[r])
-                ds = p * (dp[x] - delta[r])
-                if SOFTCAP:
-                    ds *= derivative[x]
-                s[x] = p
-                dp[x] = ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
 
     return gradient

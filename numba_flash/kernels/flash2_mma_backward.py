@@ -5,13 +5,13 @@ Paper      Dao 2023, arXiv:2307.08691, Algorithm 2: one kernel over key blocks, 
 Grid       keys: (Tc * B*Hk,); queries: (Tr * B*Hq,)     Threads 32 a warp
            keys: warp (kg, qg) owns WM keys x WN queries of S, and the same keys x a share of the columns of dK and dV
            queries: as in flash2_mma_forward, a warp owns rows of S and dQ
-Shapes     dO (B, Hq, Nq, dv), Q, K, V, LSE as in the forward, any strides; delta (B, Hq, Nq) contiguous
+Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, any strides; rows (B, Hq, Mq, 2): LSE and delta, contiguous
            -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; a summed dQ in float32, as fragments
-On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, stages | dO Br x DV, stages | P, dS Bc x Br | LSE, delta |
+On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, stages | dO Br x DV, stages | P, dS Bc x Br | rows Br x 2, stages |
            queries: | Qi Br x D | dOi Br x DV | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
            s, dp and the block's own gradients in accumulator fragments, p, ds in fragments of 16 x 16: registers
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
-Units      LSE in nats, from log2(e) on in base 2; dK and dQ take the scale once, at the end
+Units      LSE in base 2, s in products or nats; dK and dQ take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
 Traffic    K, V once, Q, dO Tc times, dQ Tc times added to; deterministic: Q, dO once, K, V Tr times more, and the five
            products become seven: `traffic`
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from numba import cuda, float32, uint16, uint32
+from numba import cuda, float32, int32, uint16, uint32
 from numba.types import uint8
 
 from numba_flash.config import Adds, GradientTiles, Loads, Tiles
@@ -35,8 +35,9 @@ from numba_flash.device.fragments import (
     make_store_words,
     make_write_fragments,
 )
+from numba_flash.device.gradients import make_gradient_base2, make_hide_gradient, make_load_rows, make_read_rows
 from numba_flash.device.number import LOG2_E, number
-from numba_flash.device.scores import make_gradient_base2, make_hide_gradient, make_load_rows, make_modify, make_read_rows, make_slope
+from numba_flash.device.scores import make_modify, make_slope
 from numba_flash.device.swizzled import make_load_swizzled, thread
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
@@ -58,9 +59,9 @@ def make_flash2_mma_backward_keys(
     ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
     ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    V_AT, Q_AT, O_AT, P_AT, S_AT, LSE_AT, DELTA_AT, _ = offsets(tiles)
+    V_AT, Q_AT, O_AT, P_AT, S_AT, ROWS_AT, _ = offsets(tiles)
     K_SHAPE, V_SHAPE, Q_SHAPE, O_SHAPE = (Bc, D), (Bc, DV), (STAGES * Br, D), (STAGES * Br, DV)
-    P_SHAPE, WORDS, ROWS_SHAPE = (Bc, Br), (Bc, Br // 2), (STAGES * Br,)
+    P_SHAPE, WORDS, ROWS_SHAPE = (Bc, Br), (Bc, Br // 2), (2 * STAGES * Br,)
 
     load_k, load_v, load_q, load_do = (
         make_load_swizzled(rows, columns, THREADS, loads) for rows, columns in ((Bc, D), (Bc, DV), (Br, D), (Br, DV))
@@ -72,24 +73,22 @@ def make_flash2_mma_backward_keys(
     other_dstq = make_multiply_tiles_mma(dtype, keys, WN, Br, D, False)
     multiply_dsk = make_multiply_tiles_mma(dtype, queries, Bc, Br, D, True)
     modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
-    gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(scores, score)
+    gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
     add_dq = make_add_sums(DQ, THREADS, adds or "scalars")
     write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
 
     @device
-    def fetch(Qs, dOs, LSEs, deltas, top, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h, row, Nq, d, dv):
-        load_q(Qs, top, Qh, Q_strides, row, 0, Nq, d)
-        load_do(dOs, top, dOh, dO_strides, row, 0, Nq, dv)
-        for n in range(0, Br, THREADS):
-            x = n + thread()
-            if x < Br:
-                copy(LSEs, top + x, LSEh, (row + x) * LSE_strides[2], 1, row + x < Nq)
-                copy(deltas, top + x, delta_h, row + x, 1, row + x < Nq)
+    def fetch(Qs, dOs, rows, top, Qh, Q_strides, dOh, dO_strides, rows_h, i, Nq, d, dv):
+        load_q(Qs, top, Qh, Q_strides, i * Br, 0, Nq, d)
+        load_do(dOs, top, dOh, dO_strides, i * Br, 0, Nq, dv)
+        x = 2 * thread()
+        if x < Br:
+            copy(rows, 2 * (top + x), rows_h, 2 * (i * Br + x), 4, True)  # those of two rows
 
     def flash2_mma_backward_keys(
-        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ, dK, dV,
+        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ, dK, dV,
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
@@ -98,18 +97,18 @@ def make_flash2_mma_backward_keys(
         Qs, dOs = shared_tile(Q_AT, Q_SHAPE, uint16), shared_tile(O_AT, O_SHAPE, uint16)
         P_t, dS_t = shared_tile(P_AT, P_SHAPE, uint16), shared_tile(S_AT, P_SHAPE, uint16)
         P_words, dS_words = shared_tile(P_AT, WORDS, uint32), shared_tile(S_AT, WORDS, uint32)
-        LSEs, deltas = shared_tile(LSE_AT, ROWS_SHAPE, float32), shared_tile(DELTA_AT, ROWS_SHAPE, float32)
+        rows_s = shared_tile(ROWS_AT, ROWS_SHAPE, float32)
         warp = thread() >> 5
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
         Tc, Tr = cdiv(Nk, Bc), cdiv(Nq, Br)
-        j, bh = cuda.blockIdx.x % Tc, cuda.blockIdx.x // Tc  # causal: the first keys meet most rows and start first
-        b, hk = bh // Hk, bh % Hk
-        group = Hq // Hk
+        j, bh = int32(cuda.blockIdx.x % Tc), int32(cuda.blockIdx.x // Tc)  # causal: the first keys meet most rows
+        b, hk = int32(bh // Hk), int32(bh % Hk)
+        group = int32(Hq // Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative = cuda.local.array(SCORES, float32)
-        lse, delta_i = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
+        lse, delta = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
         p, ds = cuda.local.array(P, uint32), cuda.local.array(P, uint32)
         dk, dv_, dq = cuda.local.array(DK, float32), cuda.local.array(DV_, float32), cuda.local.array(DQ, float32)
         fill(dk, DK, ZERO)
@@ -120,27 +119,21 @@ def make_flash2_mma_backward_keys(
 
         begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
         top = 0
-        for h in range(hk * group, (hk + 1) * group):  # GQA: every query head that reads this KV head, in order
+        for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head, in order
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
-            LSEh = global_view(LSE, head(LSE_strides, b, h), float32)
-            delta_h = global_view(delta, (b * Hq + h) * Nq, float32)
+            first_block = (b * Hq + h) * Tr
+            rows_h = global_view(rows, first_block * Br * 2, float32)
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
-            fetch(
-                Qs, dOs, LSEs, deltas, top, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides, delta_h,
-                begin * Br, Nq, d, dv,
-            )  # fmt: skip
+            fetch(Qs, dOs, rows_s, top, Qh, Q_strides, dOh, dO_strides, rows_h, begin, Nq, d, dv)
             commit()
             for i in range(begin, end):
                 wait(0)
                 cuda.syncthreads()  # Q, dO at `top` are written; the others, P and dS are read before they change
                 following = NEXT & ~top
                 if STAGES > 1 and i + 1 < end:
-                    fetch(
-                        Qs, dOs, LSEs, deltas, following, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
-                        delta_h, (i + 1) * Br, Nq, d, dv,
-                    )  # fmt: skip
+                    fetch(Qs, dOs, rows_s, following, Qh, Q_strides, dOh, dO_strides, rows_h, i + 1, Nq, d, dv)
                 commit()
                 fill(s, SCORES, ZERO)
                 multiply_kqt(s, Kj, Qs, key, top + query)  # line 10: S^T = Kj Qi^T
@@ -151,8 +144,8 @@ def make_flash2_mma_backward_keys(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
-                read_rows(lse, delta_i, LSEs, deltas, top + query + 2 * rg, Nq - i * Br - query - 2 * rg)
-                gradient(s, dp, derivative, factor, lse, delta_i)  # lines 11 and 14: P, dS
+                read_rows(lse, delta, rows_s, top + query + 2 * rg)
+                gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                     hide(s, dp, rg, cg, i * Br + query, j * Bc, Nk, first, last)
                 round_to(p, s)
@@ -169,14 +162,11 @@ def make_flash2_mma_backward_keys(
                 if ADDS_DQ:
                     fill(dq, DQ, ZERO)
                     multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS)
-                    add_dq(global_view(dQ, ((b * Hq + h) * Tr + i) * (Br * D), float32), dq)  # line 15: dQi += dS Kj
+                    add_dq(global_view(dQ, (first_block + i) * (Br * D), float32), dq)  # line 15: dQi += dS Kj
                 if STAGES == 1:
                     cuda.syncthreads()  # everyone has read Q, dO, LSE and delta before they change
                     if i + 1 < end:
-                        fetch(
-                            Qs, dOs, LSEs, deltas, 0, Qh, Q_strides, dOh, dO_strides, LSEh, LSE_strides,
-                            delta_h, (i + 1) * Br, Nq, d, dv,
-                        )  # fmt: skip
+                        fetch(Qs, dOs, rows_s, 0, Qh, Q_strides, dOh, dO_strides, rows_h, i + 1, Nq, d, dv)
                     commit()
                 top = following
         for n in range(DK):
@@ -209,12 +199,12 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
     multiply_dsk = make_multiply_ab_mma(dtype, queries, Bc, D)
     modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
     gradient, slope_of = make_gradient_base2(scores, score), make_slope(score, dtype)
-    load_rows, round_to = make_load_rows(scores, score), make_round(dtype, scores)
+    load_rows, round_to = make_load_rows(ROWS), make_round(dtype, scores)
     write_dq = make_write_fragments(dtype, HEIGHT, D, pairs)
 
     def flash2_mma_backward_queries(
-        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, LSE, LSE_strides, delta, dQ,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, Mq,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -234,7 +224,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative, ds = cuda.local.array(SCORES, float32), cuda.local.array(P, uint32)
-        lse, delta_i = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
+        lse, delta = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
         dq = cuda.local.array(DQ, float32)
         fill(dq, DQ, ZERO)
         factor = LOG2_E if MODIFIES else scale * LOG2_E
@@ -243,8 +233,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
         load_do(dOi, 0, global_view(dO, head(dO_strides, b, h), uint16), dO_strides, i * Br, 0, Nq, dv)
         load_v(Vj, 0, Vh, V_strides, begin * Bc, 0, Nk, dv)
         commit()
-        LSEh, delta_h = global_view(LSE, head(LSE_strides, b, h), float32), global_view(delta, bh * Nq, float32)
-        load_rows(lse, delta_i, LSEh, LSE_strides, delta_h, i * Br + rg, Nq)
+        load_rows(lse, delta, global_view(rows, bh * Mq * 2, float32), i * Br + rg, Nq - i * Br - rg)
         for j in range(begin, end):  # V and K come by turns: Kj while dP is computed, the next Vj while dQ is
             wait(0)
             cuda.syncthreads()  # Qi, dOi, Vj are written; everyone has read the last Kj before it changes
@@ -265,7 +254,7 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                     bias_h, bias_strides, mask_h, mask_strides,
                 )  # fmt: skip
-            gradient(s, dp, derivative, factor, lse, delta_i)
+            gradient(s, dp, derivative, factor, lse, delta)
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, dp, rg, cg, i * Br, j * Bc, Nk, first, last)
             round_to(ds, dp)

@@ -182,8 +182,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads of the launches move, without a gradient of LSE. An addition to dQ reads it and writes it."""
     summed = kind_of_adds(problem, device) is not None
-    cleared = problem.B * problem.Hq * problem.Nq * problem.d * summed
-    both = delta_pass.traffic(problem, cleared=cleared) + key_traffic(problem, device)
+    both = delta_pass.traffic(problem, clears=summed) + key_traffic(problem, device)
     if not summed:
         return both + query_traffic(problem, device)
     return both if problem.dtype == problem.real else both + convert_pass.traffic(problem)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from math import prod
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE, Array, empty
@@ -18,9 +17,9 @@ from numba_flash.rungs.arguments import (
     score_arguments,
 )
 from numba_flash.rungs.passes import collect as collect_pass
-from numba_flash.rungs.passes import delta as delta_pass
+from numba_flash.rungs.passes import rows as rows_pass
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import cdiv, count_key_blocks, count_query_blocks
+from numba_flash.tiling import cdiv, count_key_blocks, count_query_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH, REAL = 2, 4  # bytes of a number in a shared tile and in a sum
@@ -75,14 +74,14 @@ def query_pieces(t: Tiles) -> tuple[Fragments, Fragments]:
 
 
 def offsets(t: GradientTiles) -> tuple[int, ...]:
-    """Where in shared memory Vj, Q, dO, P, dS, LSE and delta start, and how much there is; Kj comes first."""
+    """Where in shared memory Vj, Q, dO, P, dS and rows start, and how much there is; Kj comes first."""
     scores, rows = t.Br * t.Bc * WIDTH, t.stages * t.Br
     sizes = (t.Bc * t.D, t.Bc * t.DV, rows * t.D, rows * t.DV)
-    return tuple(accumulate((*(WIDTH * size for size in sizes), scores, scores, REAL * rows, REAL * rows)))
+    return tuple(accumulate((*(WIDTH * size for size in sizes), scores, scores, 2 * REAL * rows)))
 
 
 def key_shared_bytes(t: GradientTiles, itemsize: int) -> int:
-    """In 16 bits whatever the arithmetic, but for LSE and delta."""
+    """In 16 bits whatever the arithmetic, but for LSE and delta of rows."""
     return offsets(t)[-1]
 
 
@@ -110,16 +109,15 @@ def launches(
     problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array
 ) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
-    assert x.do is not None and x.lse is not None
+    assert x.do is not None
     t, adds = choose_tiles(KEY_CONFIGS, key_shared_bytes, problem, device), kind_of_adds(problem, device)
     assert t is not None  # why_not found some
-    delta = empty(x.q, (problem.B, problem.Hq, problem.Nq), problem.real)
-    dq_sum = None if adds is None else empty(x.q, collect_pass.sum_shape(problem, t), problem.real)
+    filled = (problem.B, problem.Hq, round_up(problem.Nq, t.Br))
+    rows = empty(x.q, (*filled, 2), problem.real)
+    dq_sum = None if adds is None else empty(x.q, (*filled, t.D), problem.real)
     loads = kind_of_parts(problem, problem.d, problem.dv)
     variant = (problem.dtype, loads, problem.d % 2 == 0 == problem.dv % 2, problem.score)
-    inputs = (
-        x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides, x.lse, (*x.lse.strides, 0), delta,
-    )  # fmt: skip
+    inputs = (x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides, rows)
     tail = score_arguments(problem, x)
     shared = key_shared_bytes(t, REAL)
     keys = Launch(
@@ -127,9 +125,9 @@ def launches(
         cdiv(problem.Nk, t.Bc) * problem.B * problem.Hk,
         (*inputs, dq_sum and Written(dq_sum), Written(dk), Written(dv), *tail),
     )
-    before = [*delta_pass.launches(problem, x, delta, dq_sum), keys]
+    before = [*rows_pass.launches(problem, x, rows, dq_sum), keys]
     if dq_sum is None or adds is None:
-        return [*before, query_launch(problem, device, variant, (*inputs, Written(dq), *tail))]
+        return [*before, query_launch(problem, device, variant, (*inputs, Written(dq), *tail, filled[-1]))]
     return [*before, *collect_pass.launches(problem, t, adds, dq_sum, dq)]
 
 
@@ -151,11 +149,10 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """
     t = choose_tiles(KEY_CONFIGS, key_shared_bytes, problem, device)
     assert t is not None
-    both = key_traffic(problem, device, t)
+    both, filled = key_traffic(problem, device, t), round_up(problem.Nq, t.Br)
     if kind_of_adds(problem, device) is None:
-        return delta_pass.traffic(problem) + both + query_traffic(problem, device)
-    cleared = prod(collect_pass.sum_shape(problem, t))
-    return delta_pass.traffic(problem, cleared=cleared) + both + collect_pass.traffic(problem, t)
+        return rows_pass.traffic(problem, filled, 0) + both + query_traffic(problem, device)
+    return rows_pass.traffic(problem, filled, t.D) + both + collect_pass.traffic(problem, filled, t.D)
 
 
 def read_columns(problem: AttentionProblem, t: GradientTiles | Tiles) -> int:
@@ -165,7 +162,7 @@ def read_columns(problem: AttentionProblem, t: GradientTiles | Tiles) -> int:
 
 
 def key_traffic(p: AttentionProblem, device: Device, t: GradientTiles) -> Traffic:
-    """What the blocks that own keys move: K and V once, Q, dO, LSE and delta in every step, and dQ if it is summed."""
+    """What the blocks that own keys move: K and V once, Q, dO and rows in every step, and dQ if it is summed."""
     blocks = p.B * p.Hk * cdiv(p.Nk, t.Bc)
     heads = blocks * (p.Hq // p.Hk)
     steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
@@ -192,7 +189,7 @@ def key_traffic(p: AttentionProblem, device: Device, t: GradientTiles) -> Traffi
 
 
 def query_traffic(p: AttentionProblem, device: Device) -> Traffic:
-    """What the blocks that own queries move: Q, dO, LSE and delta once, K and V in every step."""
+    """What the blocks that own queries move: Q, dO and rows once, K and V in every step."""
     t = choose_tiles(QUERY_CONFIGS, query_shared_bytes, p, device)
     assert t is not None
     heads, warps, width = p.B * p.Hq, t.threads // LANES, t.D + t.DV

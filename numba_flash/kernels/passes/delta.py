@@ -3,8 +3,7 @@
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 2, line 4; there it is called D
 Grid       (B*Hq*Nq / 4,)     Threads 128: a warp owns one row
 Shapes     dO, O (B, Hq, Nq, dv), any strides; dLSE (B, Hq, Nq), any strides, or null -> delta (B, Hq, Nq)
-           dQ, rows of width d in float32 (float64), at least one for each of dO, or null: becomes zeros, for the
-           additions of the next kernel
+           dQ (B, Hq, Nq, d) in float32 (float64), or null: becomes zeros, for the additions of the next kernel
 On chip    one partial sum a lane
 Invariant  dS = P*(dP - delta); since dLSE adds P*dLSE to dS, delta = rowsum(dO*O) - dLSE carries it for free
 Units      as dO*O
@@ -31,7 +30,7 @@ def make_delta(dtype: str, has_dlse: bool, clears: bool, rows: int):
     STORED, REAL, ZERO, to_real = n.stored, n.real, n.zero, n.to_real
     row_sum = make_row_sum(32)
 
-    def delta(dO, dO_strides, O, O_strides, dLSE, dLSE_strides, delta, dQ, Hq, Nq, dv, count, rows_of_dq, d):
+    def delta(dO, dO_strides, O, O_strides, dLSE, dLSE_strides, delta, dQ, Hq, Nq, d, dv, count):
         lane, index = cuda.threadIdx.x % 32, cuda.blockIdx.x * rows + cuda.threadIdx.x // 32
         row = min(index, count - 1)  # the last warps repeat the last row: every lane reaches the shuffles
         bh, i = row // Nq, row % Nq
@@ -47,9 +46,8 @@ def make_delta(dtype: str, has_dlse: bool, clears: bool, rows: int):
         if lane == 0 and index < count:
             global_view(delta, 0, REAL)[index] = total
         if clears and index < count:
-            for r in range(index, rows_of_dq, count):
-                dq = global_view(dQ, r * d, REAL)
-                for x in range(lane, d, 32):
-                    dq[x] = ZERO
+            dq = global_view(dQ, index * d, REAL)
+            for x in range(lane, d, 32):
+                dq[x] = ZERO
 
     return delta

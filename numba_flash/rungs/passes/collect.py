@@ -10,26 +10,20 @@ from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Adds, GradientTiles
 from numba_flash.problem import AttentionProblem
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import round_up
 from numba_flash.traffic import Traffic
 
 
-def sum_shape(problem: AttentionProblem, t: GradientTiles) -> tuple[int, ...]:
-    """Of the sum of dQ: rows of whole tiles."""
-    return (problem.B, problem.Hq, round_up(problem.Nq, t.Br), t.D)
-
-
 def launches(problem: AttentionProblem, t: GradientTiles, adds: Adds, dq_sum: Array, dq: Array) -> list[Launch]:
-    """The launch that writes dq, from dq_sum of `sum_shape`."""
+    """The launch that writes dq, from dq_sum (B, Hq, Mq, D): whole tiles of rows."""
     kernel = Kernel("passes.collect", (t, problem.dtype, problem.d % 2 == 0, adds), t.threads)
     grid = math.prod(dq_sum.shape[:-1]) // t.Br
     return [Launch(kernel, grid, (dq_sum, Written(dq), problem.Nq, problem.d, np.float32(problem.scale)))]
 
 
-def traffic(problem: AttentionProblem, t: GradientTiles) -> Traffic:
-    """What all threads move."""
-    written = problem.B * problem.Hq * problem.Nq * problem.d * ITEMSIZE[problem.dtype]
+def traffic(problem: AttentionProblem, Mq: int, D: int) -> Traffic:
+    """What all threads move for sums of Mq rows of a head and D columns."""
+    heads = problem.B * problem.Hq
     return Traffic(
-        global_read=math.prod(sum_shape(problem, t)) * ITEMSIZE[problem.real],
-        global_written=written,
+        global_read=heads * Mq * D * ITEMSIZE[problem.real],
+        global_written=heads * problem.Nq * problem.d * ITEMSIZE[problem.dtype],
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import LANES
 from numba_flash.problem import AttentionProblem, Operands
@@ -16,26 +14,22 @@ ROWS = 4  # of a block
 
 
 def launches(problem: AttentionProblem, x: Operands, delta: Array, dq_sum: Array | None = None) -> list[Launch]:
-    """The launch that writes delta (B, Hq, Nq) and sets dq_sum, of at least as many rows, to zeros; both contiguous."""
+    """The launch that writes delta (B, Hq, Nq) and sets dq_sum (B, Hq, Nq, d) to zeros; both are contiguous."""
     assert x.do is not None and x.o is not None
     count = problem.B * problem.Hq * problem.Nq
     config = (problem.dtype, x.dlse is not None, dq_sum is not None, ROWS)
     inputs = (x.do, x.do.strides, x.o, x.o.strides, x.dlse, strides_of(x.dlse))
     outputs = (Written(delta), dq_sum and Written(dq_sum))
-    *rows, d = (0,) if dq_sum is None else dq_sum.shape
-    sizes = (problem.Hq, problem.Nq, problem.dv, count, math.prod(rows), d)
+    sizes = (problem.Hq, problem.Nq, problem.d, problem.dv, count)
     return [Launch(Kernel("passes.delta", config, LANES * ROWS), cdiv(count, ROWS), (*inputs, *outputs, *sizes))]
 
 
-def traffic(problem: AttentionProblem, has_dlse: bool = False, cleared: int = 0) -> Traffic:
-    """What all threads move, `cleared` numbers of dQ's sum among it.
-
-    The warps beyond the last row read it again, and all 32 lanes of a warp read its dLSE.
-    """
+def traffic(problem: AttentionProblem, has_dlse: bool = False, clears: bool = False) -> Traffic:
+    """What all threads move; the warps beyond the last row read it again, and all 32 lanes of a warp read its dLSE."""
     stored, real = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real]
     count = problem.B * problem.Hq * problem.Nq
     warps = cdiv(count, ROWS) * ROWS
     return Traffic(
         global_read=warps * (2 * problem.dv * stored + LANES * real * has_dlse),
-        global_written=(count + cleared) * real,
+        global_written=count * (1 + problem.d * clears) * real,
     )
