@@ -27,7 +27,8 @@ WIDTH, REAL = 2, 4  # bytes of a number in a shared tile and in a sum
 # The key is that of flash2_forward. Eight warps share the scores in pieces of 32 keys.
 KEY_CONFIGS = {
     (4, 32): [
-        GradientTiles(128, 128, 32, 32, 4, 2),
+        GradientTiles(128, 128, 32, 32, 4, 2, full=True),
+        GradientTiles(64, 128, 32, 32, 4, 2),
     ],
     (4, 64): [
         GradientTiles(128, 128, 64, 64, 4, 2, full=True),

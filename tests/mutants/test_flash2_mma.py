@@ -6,7 +6,7 @@ import pytest
 from hypothesis import Phase
 from properties import test_tensor_cores
 
-from numba_flash.config import Tiles
+from numba_flash.config import GradientTiles, Tiles
 from numba_flash.simulator import SIMULATED, DivergentBarrier, MemoryFault, options
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.tiles import fragment_tiles, tiny_tiles
@@ -51,8 +51,8 @@ MUTANTS = [
 
 def search(**how):
     """As `test_tensor_cores`, in blocks of two warps."""
-    with fragment_tiles(Tiles(32, 16, 32, 32, 2, 4)):
-        ATTENTION.search(SIMULATOR.on_tensor_cores(test_tensor_cores.FORWARD, "flash2"), **how)
+    with fragment_tiles(Tiles(32, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
+        ATTENTION.search(SIMULATOR.on_tensor_cores(test_tensor_cores.FORWARD, test_tensor_cores.BACKWARD), **how)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
