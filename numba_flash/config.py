@@ -206,6 +206,11 @@ class GradientTiles:
         """Rows of dQ that a warp owns."""
         return self.Br * self.D // self.dq_columns // self.warps
 
+    @property
+    def dq_step(self) -> int:
+        """Columns of dQ that a warp computes at once: while it does, its registers hold dK and dV, too."""
+        return min(self.dq_columns, 32)
+
 
 @dataclass(frozen=True)
 class Piece:

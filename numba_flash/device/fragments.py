@@ -232,18 +232,21 @@ def make_place_of_sums(threads: int, adds: Adds):
 
 @cache
 def make_add_sums(count: int, threads: int, adds: Adds):
-    """Make add_sums(X, acc): add a thread's `count` float32 to the sums of its block in global memory."""
+    """Make add_sums(X, first, acc): add `count` float32 of a thread to the sums of its block in global memory.
+
+    They are its numbers `first`, a multiple of 4, and on.
+    """
     place = make_place_of_sums(threads, adds)
     VECTORS = adds == "vectors"
 
     @device
-    def add_sums(X, acc):
+    def add_sums(X, first, acc):
         for n in range(0, count, 4):
             if VECTORS:
-                add4(X, place(n), (acc[n], acc[n + 1], acc[n + 2], acc[n + 3]))
+                add4(X, place(first + n), (acc[n], acc[n + 1], acc[n + 2], acc[n + 3]))
             else:
                 for k in range(4):
-                    add(X, place(n + k), acc[n + k])
+                    add(X, place(first + n + k), acc[n + k])
 
     return add_sums
 

@@ -55,7 +55,8 @@ def make_flash2_mma_backward_keys(
     KG, QG, WM, WN, CG = tiles.KG, tiles.QG, tiles.WM, tiles.WN, tiles.D // tiles.dq_columns
     scores, products, keys, values, queries = key_pieces(tiles)
     SCORES, DK, DV_, DQ, P = scores.size, keys.size, values.size, queries.size, scores.size // 2
-    DK_COLUMNS, DV_COLUMNS, DQ_COLUMNS, DQ_ROWS = D // QG, DV // QG, tiles.dq_columns, tiles.dq_rows
+    DK_COLUMNS, DV_COLUMNS = D // QG, DV // QG
+    DQ_ROWS, DQ_COLUMNS, DQ_STEP = tiles.dq_rows, tiles.dq_columns, tiles.dq_step
     ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
     ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
@@ -144,6 +145,7 @@ def make_flash2_mma_backward_keys(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
+                cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier
                 read_rows(lse, delta, rows_s, top + query + 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
@@ -159,10 +161,10 @@ def make_flash2_mma_backward_keys(
                     other = (qg + step) % QG * WN
                     other_ptdo(dv_, P_t, dOs, key, other, top + other, qg * DV_COLUMNS)
                     other_dstq(dk, dS_t, Qs, key, other, top + other, qg * DK_COLUMNS)
-                if ADDS_DQ:
+                for x in range(0, DQ_COLUMNS if ADDS_DQ else 0, DQ_STEP):
                     fill(dq, DQ, ZERO)
-                    multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS)
-                    add_dq(global_view(dQ, (first_block + i) * (Br * D), float32), dq)  # line 15: dQi += dS Kj
+                    multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS + x)
+                    add_dq(global_view(dQ, (first_block + i) * (Br * D), float32), x // DQ_STEP * DQ, dq)  # line 15
                 if STAGES == 1:
                     cuda.syncthreads()  # everyone has read Q, dO, LSE and delta before they change
                     if i + 1 < end:

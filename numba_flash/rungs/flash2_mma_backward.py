@@ -54,8 +54,9 @@ QUERY_CONFIGS = {
         Tiles(64, 64, 128, 128, 2, 4),
     ],
     (4, 256): [
-        Tiles(128, 64, 256, 256, 2, 4),
-        Tiles(64, 64, 256, 256, 2, 4),
+        Tiles(128, 64, 256, 256, 2, 4, full=True),
+        Tiles(128, 32, 256, 256, 2, 4),
+        Tiles(64, 64, 256, 256, 2, 4, full=True),
         Tiles(64, 32, 256, 256, 2, 4),
     ],
 }
@@ -65,7 +66,7 @@ def key_pieces(t: GradientTiles) -> tuple[TransposedFragments, Fragments, Fragme
     """A thread's pieces of S (and dP), of the products that make it, of dK, dV and dQ."""
     rows, height, columns = 8 * t.KG, t.WM // 8, t.WN // 4
     products, keys, values = (Fragments(rows, height, width) for width in (columns, t.D // t.CG, t.DV // t.CG))
-    queries = Fragments(t.Br // (t.dq_rows // 8), t.dq_rows // 8, t.dq_columns // 4)
+    queries = Fragments(t.Br // (t.dq_rows // 8), t.dq_rows // 8, t.dq_step // 4)
     return TransposedFragments(rows, columns, height), products, keys, values, queries
 
 
@@ -175,7 +176,7 @@ def key_traffic(p: AttentionProblem, device: Device, t: GradientTiles) -> Traffi
     read = scores + own + other + t.warps * t.WN * LANES // 4 * 2 * REAL
     added = 0
     if kind_of_adds(p, device) is not None:
-        read += t.warps * t.Bc * (t.dq_rows + t.dq_columns) * WIDTH
+        read += t.warps * t.Bc * (t.dq_rows * t.dq_columns // t.dq_step + t.dq_columns) * WIDTH
         added = steps * t.Br * t.D * REAL
     return Traffic(
         global_read=(blocks * t.Bc + steps * t.Br) * read_columns(p, t) * WIDTH

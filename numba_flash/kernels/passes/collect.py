@@ -16,7 +16,7 @@ from functools import cache
 
 from numba import cuda, float32, uint16
 
-from numba_flash.config import Adds, GradientTiles
+from numba_flash.config import LANES, Adds, GradientTiles
 from numba_flash.device.fragments import make_place_of_sums, make_write_fragments
 from numba_flash.ptx import global_view
 from numba_flash.tiling import cdiv
@@ -25,18 +25,19 @@ from numba_flash.tiling import cdiv
 @cache
 def make_collect(tiles: GradientTiles, dtype: str, pairs: bool, adds: Adds):
     """The kernel for the tile sizes and the kind of additions that made the sums; `pairs`: d is even."""
-    Br, D, ROWS, COLUMNS = tiles.Br, tiles.D, tiles.dq_rows, tiles.dq_columns
-    CG, COUNT = D // COLUMNS, ROWS * COLUMNS // 32
-    place, write_dq = make_place_of_sums(tiles.threads, adds), make_write_fragments(dtype, ROWS, COLUMNS, pairs)
+    Br, D, ROWS, COLUMNS, STEP = tiles.Br, tiles.D, tiles.dq_rows, tiles.dq_columns, tiles.dq_step
+    CG, COUNT = D // COLUMNS, ROWS * STEP // LANES
+    place, write_dq = make_place_of_sums(tiles.threads, adds), make_write_fragments(dtype, ROWS, STEP, pairs)
 
     def collect(X, dQ, Nq, d, scale):
         Tr, warp = cdiv(Nq, Br), cuda.threadIdx.x >> 5
         i, bh = cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr
         x = global_view(X, cuda.blockIdx.x * (Br * D), float32)
         dq = cuda.local.array(COUNT, float32)
-        for n in range(COUNT):
-            dq[n] = scale * x[place(n)]
         row, col = i * Br + warp // CG * ROWS, warp % CG * COLUMNS
-        write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, row, col, Nq, d)
+        for step in range(COLUMNS // STEP):
+            for n in range(COUNT):
+                dq[n] = scale * x[place(step * COUNT + n)]
+            write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, row, col + step * STEP, Nq, d)
 
     return collect
