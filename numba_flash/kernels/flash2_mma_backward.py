@@ -138,13 +138,13 @@ def make_flash2_mma_backward_keys(
                 commit()
                 fill(s, SCORES, ZERO)
                 multiply_kqt(s, Kj, Qs, key, top + query)  # line 10: S^T = Kj Qi^T
-                fill(dp, SCORES, ZERO)
-                multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
                 if MODIFIES:
                     modify(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
+                fill(dp, SCORES, ZERO)
+                multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
                 cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier
                 read_rows(lse, delta, rows_s, top + query + 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
