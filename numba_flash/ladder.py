@@ -120,7 +120,7 @@ LADDER = (
     Rung("flash2_mma_forward", "numba_flash.rungs.flash2_mma_forward", FORWARD, "flash2_mma",
          "tensor cores; P stays in registers, as an operand", "Dao 2023, arXiv:2307.08691", MMA, forward_flops, HALVES),
     Rung("flash2_mma_backward", "numba_flash.rungs.flash2_mma_backward", BACKWARD, "flash2_mma",
-         "tensor cores; S transposed: P and dS are operands", "Dao 2023, arXiv:2307.08691", MMA, backward_flops, HALVES),
+         "tensor cores; S^T, so that P and dS are operands", "Dao 2023, arXiv:2307.08691", MMA, backward_flops, HALVES),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",

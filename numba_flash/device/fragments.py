@@ -68,7 +68,7 @@ def make_load_b(columns: int, width: int):
 
 @cache
 def make_load_at(columns: int, height: int):
-    """Make load_at(a, tile, row, col): fragments of A from the transpose of tile[row : row + 16, col : col + height]."""
+    """Make load_at(a, tile, row, col): fragments of A from tile[row : row + 16, col : col + height].T."""
 
     @device
     def load_at(a, tile, row, col):

@@ -6,8 +6,8 @@ Grid       keys: (Tc * B*Hk,); queries: (Tr * B*Hq,)     Threads 32 a warp
            keys: warp (kg, qg) owns WM keys x WN queries of S, and the same keys x a share of the columns of dK and dV
            queries: as in flash2_mma_forward, a warp owns rows of S and dQ
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, any strides; rows (B, Hq, Mq, 2): LSE and delta, contiguous
-           -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; a summed dQ in float32, as fragments
-On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, stages | dO Br x DV, stages | P, dS Bc x Br | rows Br x 2, stages |
+           -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; dQ as a sum: `passes.collect`
+On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `stages` times | P, dS Bc x Br |
            queries: | Qi Br x D | dOi Br x DV | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
            s, dp and the block's own gradients in accumulator fragments, p, ds in fragments of 16 x 16: registers
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
@@ -120,7 +120,7 @@ def make_flash2_mma_backward_keys(
 
         begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
         top = 0
-        for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head, in order
+        for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
             first_block = (b * Hq + h) * Tr
             rows_h = global_view(rows, first_block * Br * 2, float32)
@@ -143,9 +143,9 @@ def make_flash2_mma_backward_keys(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
+                cuda.syncwarp()  # no hazard: it only keeps these loads from taking registers earlier
                 fill(dp, SCORES, ZERO)
                 multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
-                cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier
                 read_rows(lse, delta, rows_s, top + query + 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):

@@ -107,9 +107,7 @@ def kind_of_adds(problem: AttentionProblem, device: Device) -> Adds | None:
     return "vectors" if device.compute_capability >= (9, 0) else "scalars"
 
 
-def launches(
-    problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array
-) -> list[Launch]:
+def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     assert x.do is not None
     t, adds = choose_tiles(KEY_CONFIGS, key_shared_bytes, problem, device), kind_of_adds(problem, device)

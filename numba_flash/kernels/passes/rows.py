@@ -35,7 +35,9 @@ def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, rows: int):
     STEP = 32 * PIECE
     row_sum, read4 = make_row_sum(32), make_read4(dtype)
 
-    def rows_of_queries(dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count):
+    def rows_of_queries(
+        dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count
+    ):  # fmt: skip
         lane, index = cuda.threadIdx.x & 31, cuda.blockIdx.x * rows + (cuda.threadIdx.x >> 5)
         bh, i = index // Mq, index % Mq
         b, h = bh // Hq, bh % Hq

@@ -19,17 +19,10 @@ def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sum: Array
     _, Hq, Mq, _ = pairs.shape
     count, vectors = problem.B * Hq * Mq, problem.vector and problem.dv % 4 == 0
     config = (problem.dtype, vectors, x.dlse is not None, 0 if dq_sum is None else dq_sum.shape[-1], ROWS)
-    inputs = (x.do, x.o, x.lse, x.dlse)
-    return [
-        Launch(
-            Kernel("passes.rows", config, LANES * ROWS),
-            cdiv(count, ROWS),
-            (
-                *(item for array in inputs for item in (array, strides_of(array))),
-                Written(pairs), dq_sum and Written(dq_sum), Hq, problem.Nq, Mq, problem.dv, count,
-            ),  # fmt: skip
-        )
-    ]
+    inputs = [item for array in (x.do, x.o, x.lse, x.dlse) for item in (array, strides_of(array))]
+    outputs = (Written(pairs), dq_sum and Written(dq_sum))
+    sizes = (Hq, problem.Nq, Mq, problem.dv, count)
+    return [Launch(Kernel("passes.rows", config, LANES * ROWS), cdiv(count, ROWS), (*inputs, *outputs, *sizes))]
 
 
 def traffic(problem: AttentionProblem, Mq: int, cleared: int) -> Traffic:
