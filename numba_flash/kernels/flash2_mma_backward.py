@@ -60,7 +60,7 @@ def make_flash2_mma_backward_keys(
     ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
     ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    V_AT, Q_AT, O_AT, P_AT, S_AT, ROWS_AT, _ = offsets(tiles)
+    V_AT, Q_AT, O_AT, ROWS_AT, P_AT, S_AT, _ = offsets(tiles)
     K_SHAPE, V_SHAPE, Q_SHAPE, O_SHAPE = (Bc, D), (Bc, DV), (STAGES * Br, D), (STAGES * Br, DV)
     P_SHAPE, WORDS, ROWS_SHAPE = (Bc, Br), (Bc, Br // 2), (2 * STAGES * Br,)
 
@@ -143,9 +143,12 @@ def make_flash2_mma_backward_keys(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
-                cuda.syncwarp()  # no hazard: it only keeps these loads from taking registers earlier
+                if MODIFIES or not ADDS_DQ:
+                    cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier
                 fill(dp, SCORES, ZERO)
                 multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
+                if ADDS_DQ:
+                    cuda.syncwarp()  # no hazard: the same
                 read_rows(lse, delta, rows_s, top + query + 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):

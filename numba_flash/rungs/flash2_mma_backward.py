@@ -32,7 +32,7 @@ KEY_CONFIGS = {
     ],
     (4, 64): [
         GradientTiles(128, 128, 64, 64, 4, 2, full=True),
-        GradientTiles(64, 128, 64, 64, 4, 2),
+        GradientTiles(64, 128, 64, 64, 8, 1),
     ],
     (4, 128): [
         GradientTiles(64, 128, 128, 128, 4, 2, full=True),
@@ -76,10 +76,10 @@ def query_pieces(t: Tiles) -> tuple[Fragments, Fragments]:
 
 
 def offsets(t: GradientTiles) -> tuple[int, ...]:
-    """Where in shared memory Vj, Q, dO, P, dS and rows start, and how much there is; Kj comes first."""
+    """Where in shared memory Vj, Q, dO, rows, P and dS start, and how much there is; Kj comes first."""
     scores, rows = t.Br * t.Bc * WIDTH, t.stages * t.Br
     sizes = (t.Bc * t.D, t.Bc * t.DV, rows * t.D, rows * t.DV)
-    return tuple(accumulate((*(WIDTH * size for size in sizes), scores, scores, 2 * REAL * rows)))
+    return tuple(accumulate((*(WIDTH * size for size in sizes), 2 * REAL * rows, scores, scores)))
 
 
 def key_shared_bytes(t: GradientTiles, itemsize: int) -> int:
