@@ -32,7 +32,8 @@ KEY_CONFIGS = {
     ],
     (4, 64): [
         GradientTiles(128, 128, 64, 64, 4, 2, full=True),
-        GradientTiles(64, 128, 64, 64, 8, 1),
+        GradientTiles(64, 128, 64, 64, 4, 2, full=True),
+        GradientTiles(64, 64, 64, 64, 4, 2),
     ],
     (4, 128): [
         GradientTiles(64, 128, 128, 128, 4, 2, full=True),
