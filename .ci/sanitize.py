@@ -13,7 +13,7 @@ def attention(dtype: str, d: int, Nq: int, Nk: int, kernel: str = "flash2", **op
     q, do = (cp.asarray(rng.standard_normal((1, 2, Nq, d)), dtype) for _ in range(2))
     k, v = (cp.asarray(rng.standard_normal((1, 1, Nk, d)), dtype) for _ in range(2))
     o, lse = nf.flash_attention(q, k, v, return_lse=True, kernel=kernel, **options)
-    if kernel in ("flash1", "flash2"):
+    if kernel in ("flash1", "flash2", "flash2_mma"):
         for deterministic in (False, True):
             nf.flash_attention_backward(
                 do, q, k, v, o, lse, dlse=cp.ones_like(lse), deterministic=deterministic, kernel=kernel, **options
@@ -40,5 +40,8 @@ for dtype in ("float16", "bfloat16"):
     for M, K, N in ((64, 64, 64), (300, 200, 520), (65, 33, 70)):
         a, b = cp.ones((M, K), "float32").astype(dtype), cp.ones((K, N), "float32").astype(dtype)
         nf.matmul(a, b, kernel="matmul_mma", out_dtype="float32")
+for dtype, d in (("float16", 64), ("float16", 61), ("bfloat16", 128), ("bfloat16", 256)):
+    attention(dtype, d, 150, 170, kernel="flash2_mma", causal=True)
+attention("float16", 40, 70, 90, kernel="flash2_mma", bias=bias, mask=mask, softcap=3.0)
 cp.cuda.Device().synchronize()
 print("every kernel ran")

@@ -157,6 +157,66 @@ class MmaTiles:
 
 
 @dataclass(frozen=True)
+class GradientTiles:
+    """The tile sizes of attention's gradients on tensor cores, where a block owns Bc key rows and meets Br queries.
+
+    Its warps form KG groups of keys x QG groups of queries, which share the scores; of dK and dV, QG is groups of
+    columns. Head dimensions are padded to D and DV in shared memory, where so many `stages` of Q and dO lie. `blocks`
+    and `full` as in `Tiles`.
+    """
+
+    Br: int
+    Bc: int
+    D: int
+    DV: int
+    KG: int
+    QG: int
+    stages: int = 2
+    blocks: int = 1
+    full: bool = False
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block."""
+        return self.KG * self.QG
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return LANES * self.warps
+
+    @property
+    def CG(self) -> int:  # noqa: N802
+        """Lanes that share a row of dK and dV: four of each warp."""
+        return 4 * self.QG
+
+    @property
+    def WM(self) -> int:  # noqa: N802
+        """Keys of a warp."""
+        return self.Bc // self.KG
+
+    @property
+    def WN(self) -> int:  # noqa: N802
+        """Queries of a warp."""
+        return self.Br // self.QG
+
+    @property
+    def dq_columns(self) -> int:
+        """Columns of dQ that a warp owns: all warps share dQ, if they can in pieces of 32 rows."""
+        return self.D // min(self.warps * 32 // self.Br, self.D // 16)
+
+    @property
+    def dq_rows(self) -> int:
+        """Rows of dQ that a warp owns."""
+        return self.Br * self.D // self.dq_columns // self.warps
+
+    @property
+    def dq_step(self) -> int:
+        """Columns of dQ that a warp computes at once: while it does, its registers hold dK and dV, too."""
+        return min(self.dq_columns, 32)
+
+
+@dataclass(frozen=True)
 class Piece:
     """What thread (rg, cg) owns of a tile: TM x TN elements, in runs of U rows and V columns (1 or 4 each).
 
@@ -212,6 +272,32 @@ class Fragments:
     def apart(self) -> int:
         """How far apart the lanes of one row are."""
         return 1
+
+
+@dataclass(frozen=True)
+class TransposedFragments:
+    """What a lane owns of a tile whose transpose tensor cores make: TM x TN elements, in fragments of 8 rows x 16.
+
+    Column group cg is the warp's first column + lane // 4, and rg is lane % 4: column c of the piece is column
+    cg + 8*c of the tile, row r is row 8*(r // 2) + 2*rg + r % 2, counted from the warp's first.
+    """
+
+    CG: int
+    TM: int
+    TN: int
+
+    @property
+    def RG(self) -> int:  # noqa: N802
+        """Lanes of a column."""
+        return 4
+
+    @property
+    def size(self) -> int:
+        """Elements of a piece."""
+        return self.TM * self.TN
+
+
+AnyPiece = Piece | Fragments | TransposedFragments
 
 
 def padded(width: int, itemsize: int) -> int:

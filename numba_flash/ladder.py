@@ -119,6 +119,8 @@ LADDER = (
          "P from LSE; delta; a block owns key rows, dQ is summed", "Dao 2023, arXiv:2307.08691", SIMT, backward_flops),
     Rung("flash2_mma_forward", "numba_flash.rungs.flash2_mma_forward", FORWARD, "flash2_mma",
          "tensor cores; P stays in registers, as an operand", "Dao 2023, arXiv:2307.08691", MMA, forward_flops, HALVES),
+    Rung("flash2_mma_backward", "numba_flash.rungs.flash2_mma_backward", BACKWARD, "flash2_mma",
+         "tensor cores; S^T, so that P and dS are operands", "Dao 2023, arXiv:2307.08691", MMA, backward_flops, HALVES),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",
@@ -136,7 +138,7 @@ FASTEST_FIRST = (
 )  # fmt: skip
 
 # Rungs that have not run on a GPU yet: `bench` times them beside the fastest, "auto" does not take them.
-NEXT: tuple[str, ...] = ()
+NEXT = ("flash2_mma_backward",)
 
 
 def device_for(problem: Any) -> Device | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import cuda, uint16, uint32
+from numba import cuda, uint16, uint32, uint64
 
-from numba_flash.config import Fragments
+from numba_flash.config import Adds, AnyPiece, Fragments
+from numba_flash.device.swizzled import thread
 from numba_flash.ptx import (
+    add,
+    add4,
     device,
     float32_to_bfloat16x2,
     float32_to_float16x2,
@@ -64,6 +67,19 @@ def make_load_b(columns: int, width: int):
 
 
 @cache
+def make_load_at(columns: int, height: int):
+    """Make load_at(a, tile, row, col): fragments of A from tile[row : row + 16, col : col + height].T."""
+
+    @device
+    def load_at(a, tile, row, col):
+        r, c = right_then_down(lane())
+        for m in range(height // 16):
+            ldmatrix_x4_trans(a, m, tile, (row + r, swizzled(r, col + 16 * m + c, columns)))
+
+    return load_at
+
+
+@cache
 def make_multiply_mma(dtype: str, WM: int, WN: int, depth: int, BN: int):
     """Make multiply_mma(acc, As, Bs, row, top, col): acc += As[row : row + WM] @ Bs[top : top + depth, col : col + WN].
 
@@ -88,7 +104,7 @@ def make_multiply_mma(dtype: str, WM: int, WN: int, depth: int, BN: int):
 
 @cache
 def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
-    """Make multiply_abt_mma(s, As, Bs, row): s += As[row : row + 8*TM] @ Bs.T, Bs with a row for each column of s.
+    """Make multiply_abt_mma(s, As, Bs, row, top): s += As[row : row + 8*TM] @ Bs[top : top + 4*TN].T.
 
     Both tiles have `depth` columns.
     """
@@ -96,13 +112,13 @@ def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
     load_a, mma = make_load_a(depth, 16 * M), MMA[dtype]
 
     @device
-    def multiply_abt_mma(s, As, Bs, row):
+    def multiply_abt_mma(s, As, Bs, row, top):
         a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(4, uint32)
         r, c = right_then_down(lane())
         for x in range(0, depth, 16):
             load_a(a, As, row, x)
             for n in range(0, N, 2):
-                ldmatrix_x4(b, 0, Bs, (8 * n + r, swizzled(r, x + c, depth)))
+                ldmatrix_x4(b, 0, Bs, (top + 8 * n + r, swizzled(r, x + c, depth)))
                 for m in range(M):
                     mma(s, m * N + n, a, m, b, 0)
                     mma(s, m * N + n + 1, a, m, b, 1)
@@ -111,18 +127,21 @@ def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
 
 
 @cache
-def make_multiply_ab_mma(dtype: str, piece: Fragments, depth: int):
-    """Make multiply_ab_mma(acc, a, Bs): acc += A @ Bs, A in fragments by `make_round`, Bs (depth, 4*TN)."""
-    M, N, DEEP, COLUMNS = piece.TM // 2, piece.TN // 2, depth // 16, 4 * piece.TN
+def make_multiply_ab_mma(dtype: str, piece: Fragments, depth: int, columns: int):
+    """Make multiply_ab_mma(acc, a, Bs, top, col): acc += A @ Bs[top : top + depth, col : col + 4*TN].
+
+    A is in fragments by `make_round`; Bs has so many columns.
+    """
+    M, N, DEEP = piece.TM // 2, piece.TN // 2, depth // 16
     mma = MMA[dtype]
 
     @device
-    def multiply_ab_mma(acc, a, Bs):
+    def multiply_ab_mma(acc, a, Bs, top, col):
         b = cuda.local.array(4, uint32)
         r, c = down_then_right(lane())
         for x in range(DEEP):
             for n in range(0, N, 2):
-                ldmatrix_x4_trans(b, 0, Bs, (16 * x + r, swizzled(r, 8 * n + c, COLUMNS)))
+                ldmatrix_x4_trans(b, 0, Bs, (top + 16 * x + r, swizzled(r, col + 8 * n + c, columns)))
                 for m in range(M):
                     mma(acc, m * N + n, a, m * DEEP + x, b, 0)
                     mma(acc, m * N + n + 1, a, m * DEEP + x, b, 1)
@@ -131,7 +150,34 @@ def make_multiply_ab_mma(dtype: str, piece: Fragments, depth: int):
 
 
 @cache
-def make_round(dtype: str, piece: Fragments):
+def make_multiply_tiles_mma(dtype: str, piece: Fragments, depth: int, A_columns: int, B_columns: int, transposed: bool):
+    """Make multiply_tiles_mma(acc, As, Bs, row, left, top, col): acc += A @ Bs[top : top + depth, col : col + 4*TN].
+
+    A is As[row : row + 8*TM, left : left + depth], or where As lies `transposed`, that of its transpose.
+    """
+    M, N, A_WORDS = piece.TM // 2, piece.TN // 2, 2 * piece.TM
+    load_a, load_at, mma = make_load_a(A_columns, 16 * M), make_load_at(A_columns, 16 * M), MMA[dtype]
+
+    @device
+    def multiply_tiles_mma(acc, As, Bs, row, left, top, col):
+        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(4, uint32)
+        r, c = down_then_right(lane())
+        for x in range(0, depth, 16):
+            if transposed:
+                load_at(a, As, left + x, row)
+            else:
+                load_a(a, As, row, left + x)
+            for n in range(0, N, 2):
+                ldmatrix_x4_trans(b, 0, Bs, (top + x + r, swizzled(r, col + 8 * n + c, B_columns)))
+                for m in range(M):
+                    mma(acc, m * N + n, a, m, b, 0)
+                    mma(acc, m * N + n + 1, a, m, b, 1)
+
+    return multiply_tiles_mma
+
+
+@cache
+def make_round(dtype: str, piece: AnyPiece):
     """Make round_to(a, s): accumulator fragments in 16 bits, as fragments of A for the next product.
 
     Two neighbouring accumulators of 16 x 8 hold what one A of 16 x 16 holds, lane by lane.
@@ -145,6 +191,64 @@ def make_round(dtype: str, piece: Fragments):
             a[n] = pair(s[2 * n], s[2 * n + 1])
 
     return round_to
+
+
+@cache
+def make_store_words(WM: int, WN: int, columns: int):
+    """Make store_words(tile, a, row, col): fragments by `make_round` to tile[row : row + WM, col : col + WN].
+
+    The tile has so many columns of 16 bits, two to a word.
+    """
+    DEEP = WN // 16
+
+    @device
+    def store_words(tile, a, row, col):
+        r, c = accumulator_place(lane(), 0)
+        for m in range(WM // 16):
+            for n in range(4 * DEEP):
+                down, right = 16 * m + n % 2 * 8, n // 2 * 8
+                tile[uint64(row + down + r), uint64(swizzled(r, col + right + c, columns) // 2)] = a[4 * DEEP * m + n]
+
+    return store_words
+
+
+@cache
+def make_place_of_sums(threads: int, adds: Adds):
+    """Make place_of_sums(n): where in a block's part of a sum over blocks lies number n of this thread.
+
+    The numbers that a warp adds at once are neighbours, in an order of their own that `passes.collect` undoes.
+    """
+
+    @device
+    def four_by_four(n):
+        return 4 * (n // 4 * threads + thread()) + n % 4
+
+    @device
+    def one_by_one(n):
+        return n * threads + thread()
+
+    return four_by_four if adds == "vectors" else one_by_one
+
+
+@cache
+def make_add_sums(count: int, threads: int, adds: Adds):
+    """Make add_sums(X, first, acc): add `count` float32 of a thread to the sums of its block in global memory.
+
+    They are its numbers `first`, a multiple of 4, and on.
+    """
+    place = make_place_of_sums(threads, adds)
+    VECTORS = adds == "vectors"
+
+    @device
+    def add_sums(X, first, acc):
+        for n in range(0, count, 4):
+            if VECTORS:
+                add4(X, place(first + n), (acc[n], acc[n + 1], acc[n + 2], acc[n + 3]))
+            else:
+                for k in range(4):
+                    add(X, place(first + n + k), acc[n + k])
+
+    return add_sums
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import Any
 
 from numba import cuda, uint64
 
-from numba_flash.config import APART, Fragments, Piece
+from numba_flash.config import APART, AnyPiece, Fragments, Piece, TransposedFragments
 from numba_flash.ptx import device, load4
 
 
@@ -40,10 +40,12 @@ def make_place(CG: int):
 
 
 @cache
-def make_rows_and_columns(piece: Piece | Fragments):
+def make_rows_and_columns(piece: AnyPiece):
     """Make row(rg, r) and column(cg, c): where in the tile an element of a thread's piece is."""
     if isinstance(piece, Fragments):
         return fragment_row, fragment_column
+    if isinstance(piece, TransposedFragments):
+        return fragment_column, fragment_row
     RG, CG, U, V = piece.RG, piece.CG, piece.U, piece.V
 
     @device
@@ -68,9 +70,9 @@ def fragment_column(cg, c):
 
 
 @cache
-def make_element(piece: Piece | Fragments):
+def make_element(piece: AnyPiece):
     """Make element(r, c): where in a thread's local array row r, column c of its piece is."""
-    TN = piece.TN
+    TM, TN = piece.TM, piece.TN
 
     @device
     def row_by_row(r, c):
@@ -80,6 +82,12 @@ def make_element(piece: Piece | Fragments):
     def fragment_by_fragment(r, c):
         return r // 2 * 2 * TN + 4 * (c // 2) + 2 * (r % 2) + c % 2
 
+    @device
+    def transposed_fragment_by_fragment(r, c):
+        return c // 2 * 2 * TM + 4 * (r // 2) + 2 * (c % 2) + r % 2
+
+    if isinstance(piece, TransposedFragments):
+        return transposed_fragment_by_fragment
     return fragment_by_fragment if isinstance(piece, Fragments) else row_by_row
 
 

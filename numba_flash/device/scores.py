@@ -10,7 +10,7 @@ from functools import cache
 
 from numba import int32
 
-from numba_flash.config import Fragments, Piece
+from numba_flash.config import AnyPiece
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
@@ -29,7 +29,7 @@ def strides_within(strides, inside):
 
 
 @cache
-def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
+def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
     """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
 
     It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
@@ -99,7 +99,7 @@ def make_modify(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_hide(piece: Piece | Fragments, dtype: str):
+def make_hide(piece: AnyPiece, dtype: str):
     """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
@@ -134,7 +134,7 @@ def make_slope(score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_gradient(piece: Piece | Fragments, score: ScoreOptions, dtype: str):
+def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
     """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
 
     P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get

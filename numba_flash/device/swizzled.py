@@ -18,7 +18,14 @@ from numba_flash.tiling import swizzled
 
 CHUNK = 8  # elements
 PERIOD = 8  # rows after which `swizzle` repeats
+MOST = 1023  # the last thread of the largest block
 NONE, WHOLE, FAR = np.int32(0), np.int32(CHUNK), np.int32(2**30)
+
+
+@device
+def thread():
+    """This thread's number in its block."""
+    return cuda.threadIdx.x & MOST  # the compiler sees that it is not negative
 
 
 @device
@@ -45,7 +52,7 @@ def make_load_swizzled(rows: int, columns: int, threads: int, loads: Loads):
 
     @device
     def load_swizzled(tile, top, X, strides, row, col, N, width):
-        r, c = cuda.threadIdx.x // ACROSS, cuda.threadIdx.x % ACROSS * PIECE
+        r, c = thread() // ACROSS, thread() % ACROSS * PIECE
         step = strides[3] if ELEMENTS else 1
         below, beside = int32(left(N - row) - r), left(width - col)
         for x in range(c, c + columns, WIDTH):

@@ -57,7 +57,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         make_load_swizzled(rows, columns, tiles.threads, loads) for rows, columns in ((Br, D), (Bc, D), (Bc, DV))
     )
     commit, wait = make_pipeline(loads)
-    multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc)
+    multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc, DV)
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
     round_to, at = make_round(dtype, scores), make_element(out)
@@ -114,7 +114,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             load_v(Vj, 0, Vh, V_strides, j * Bc, 0, Nk, dv)
             commit()
             fill(s, SCORES, ZERO)
-            multiply_qk(s, Qi, Kj, warp_row)  # line 8: S = Qi Kj^T
+            multiply_qk(s, Qi, Kj, warp_row, 0)  # line 8: S = Qi Kj^T
             cuda.syncthreads()  # everyone has read Kj before it changes
             if j + 1 < end:
                 load_k(Kj, 0, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
@@ -131,7 +131,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             round_to(p, s)
             wait(1)
             cuda.syncthreads()  # Vj is written before anyone reads it
-            multiply_pv(acc, p, Vj)
+            multiply_pv(acc, p, Vj, 0, 0)
         finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
         write_o(Oh, dv, acc, i * Br + warp_row, 0, Nq, dv)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device, Loads, Tiles
+from numba_flash.config import Device, GradientTiles, Loads, Tiles
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv, count_query_blocks
@@ -19,7 +19,7 @@ LARGEST_GRID = 2**31 - 1
 SMALLEST_TILE = 4  # rows of the smallest query or key block in any table
 NO_STRIDES = (0, 0, 0, 0)
 
-Table = Mapping[tuple[int, int], Sequence[Tiles]]
+AnyTiles = TypeVar("AnyTiles", Tiles, GradientTiles)
 
 
 def padded_width(n: int) -> int:
@@ -28,12 +28,12 @@ def padded_width(n: int) -> int:
 
 
 def choose_tiles(
-    table: Table,
-    shared_bytes: Callable[[Tiles, int], int],
+    table: Mapping[tuple[int, int], Sequence[AnyTiles]],
+    shared_bytes: Callable[[AnyTiles, int], int],
     problem: AttentionProblem,
     device: Device,
     crowded: bool = False,
-) -> Tiles | None:
+) -> AnyTiles | None:
     """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory.
 
     Not the `full` ones if the kernel needs more registers than the plainest one, and if it is `crowded` in another way.
@@ -56,7 +56,10 @@ def plain_tiles(table: Mapping[tuple[int, int], Tiles], problem: AttentionProble
 
 
 def reasons_against(
-    table: Table, shared_bytes: Callable[[Tiles, int], int], problem: AttentionProblem, device: Device
+    table: Mapping[tuple[int, int], Sequence[AnyTiles]],
+    shared_bytes: Callable[[AnyTiles, int], int],
+    problem: AttentionProblem,
+    device: Device,
 ) -> list[str]:
     """Why no tile sizes of the table can solve the problem on the device; empty if some can."""
     reasons = width_reasons(problem) + grid_reasons(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from unittest.mock import patch
 
-from numba_flash.config import APART, MatmulTiles, MmaTiles, Tiles
+from numba_flash.config import APART, GradientTiles, MatmulTiles, MmaTiles, Tiles
 from numba_flash.device.products import steps_of
 from numba_flash.planners import forget_plans
 
@@ -30,7 +30,7 @@ def tiny_tiles() -> Iterator[None]:
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
     products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
     tensor = mma_tiles(MmaTiles(32, 16, 16, 16, 16, stages=3, group=2))
-    fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4))
+    fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2))
     with attention_tiles(tiles, key_tiles), products, tensor, fragments, block_threads(8), first_tiles(*first):
         yield
 
@@ -111,6 +111,19 @@ def fragment_rules(t: Tiles) -> Rules:
         "keys are the depth of a product, 16 at a time": t.Bc % 16 == 0 < t.Bc,
         "rows of shared tiles are a power of 2 of chunks": t.D & (t.D - 1) == 0 == t.DV & (t.DV - 1),
         "a thread owns whole fragments of a head, in pairs": t.D % 16 == 0 == t.DV % 16,
+    }
+
+
+def gradient_rules(t: GradientTiles) -> Rules:
+    """The same of the gradients of keys."""
+    rows = t.Br % t.QG == 0 == t.Bc % t.KG
+    return {
+        "a warp owns whole fragments of the scores, in pairs": rows and t.WM % 16 == 0 == t.WN % 16 and t.WM * t.WN > 0,
+        "rows of shared tiles are a power of 2 of chunks": all(n & (n - 1) == 0 for n in (t.Br, t.D, t.DV)),
+        "a warp owns whole fragments of dK and dV, in pairs": t.D % (16 * t.QG) == 0 == t.DV % (16 * t.QG),
+        "dQ can be shared by all warps": t.Br <= 32 * t.warps and t.dq_rows % 16 == 0 == t.dq_columns % 16,
+        "threads are at most 1024": t.threads <= 1024,
+        "one or two tiles of queries": t.stages in (1, 2),
     }
 
 
@@ -196,12 +209,32 @@ def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
 
 
 @contextmanager
-def fragment_tiles(tiles: Tiles) -> Iterator[None]:
-    """Run flash2 on tensor cores with other tile sizes: `fragment_rules`. Head dimensions are fitted to the problem."""
-    if rules := broken(fragment_rules(tiles)):
-        raise ValueError(f"{tiles} breaks these rules: {'; '.join(rules)}")
-    table = import_module("numba_flash.rungs.flash2_mma_forward").CONFIGS
-    with other_plans(), patch.dict(table, dict.fromkeys(table, [tiles])):
+def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
+    """Run flash2 on tensor cores with other tile sizes.
+
+    Parameters
+    ----------
+    tiles : Tiles
+        Of the forward pass and of dQ in a kernel of its own: `fragment_rules`. Head dimensions are fitted to the
+        problem.
+    key_tiles : GradientTiles
+        Of dK, dV and the sum of dQ: `gradient_rules`.
+
+    Raises
+    ------
+    ValueError
+        If the kernels cannot be made with these tile sizes.
+    """
+    if rules := broken(fragment_rules(tiles) | gradient_rules(key_tiles)):
+        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(rules)}")
+    forward, backward = (import_module(f"numba_flash.rungs.flash2_mma_{name}") for name in ("forward", "backward"))
+    with other_plans(), ExitStack() as stack:
+        for table, chosen in (
+            (forward.CONFIGS, tiles),
+            (backward.QUERY_CONFIGS, tiles),
+            (backward.KEY_CONFIGS, key_tiles),
+        ):
+            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
         yield
 
 

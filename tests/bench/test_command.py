@@ -16,6 +16,8 @@ from numba_flash.ladder import LADDER
 
 from .fakes import COLD_ROWS, HOST_ROWS, MACHINE, RIGHT, contest
 
+FLASH2 = {"flash2_forward", "flash2_backward"}
+
 
 class TestCommand:
     """The whole command, with fake contests and times on a machine that seems to have a GPU."""
@@ -136,8 +138,8 @@ class TestCommand:
         rows = self.read(tmp_path / "j")
         ours = {part: {row["provider"] for row in rows[part] if not row["peer"]} for part in rows}
         assert ours == {
-            "ladder": {"flash2_forward", "flash2_backward", "flash2_mma_forward", "softmax_online", "matmul_naive"},
-            "lengths": {"flash2_forward", "flash2_backward"},
+            "ladder": {*FLASH2, "flash2_mma_forward", "flash2_mma_backward", "softmax_online", "matmul_naive"},
+            "lengths": FLASH2,
         }
 
     def test_whole_runs_go_to_the_checkout(self, monkeypatch):

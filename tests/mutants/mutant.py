@@ -17,6 +17,9 @@ KERNELS = (
     "rungs.passes.delta",
     "rungs.flash1_backward",
     "rungs.flash2_backward",
+    "rungs.passes.rows",
+    "rungs.passes.collect",
+    "rungs.flash2_mma_backward",
     "kernels.matmul_registers",
     "kernels.matmul_mma",
     "kernels.passes.delta",
@@ -28,7 +31,10 @@ KERNELS = (
     "kernels.flash1_backward",
     "kernels.flash2_forward",
     "kernels.flash2_backward",
+    "kernels.passes.rows",
+    "kernels.passes.collect",
     "kernels.flash2_mma_forward",
+    "kernels.flash2_mma_backward",
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import Phase
 from properties import test_tensor_cores
 
-from numba_flash.config import Tiles
+from numba_flash.config import GradientTiles, Tiles
 from numba_flash.simulator import SIMULATED, DivergentBarrier, MemoryFault, options
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.tiles import fragment_tiles, tiny_tiles
@@ -38,21 +38,23 @@ MUTANTS = [
     Mutant("l of one lane", FORWARD, "row_sum(l[r])", "l[r]", ATTENTION),
     Mutant("two neighbours of P change places", FRAGMENTS, "pair(s[2 * n], s[2 * n + 1])",
            "pair(s[2 * n + 1], s[2 * n])", ATTENTION),
-    Mutant("K as if it were transposed", FRAGMENTS, "r, c = right_then_down(lane())", "r, c = down_then_right(lane())",
+    Mutant("K as if it were transposed", FRAGMENTS, "r, c = right_then_down(lane())\n        for x",
+           "r, c = down_then_right(lane())\n        for x",
            ATTENTION),
     Mutant("keys of another fragment", FRAGMENTS, "mma(s, m * N + n + 1, a, m, b, 1)",
            "mma(s, m * N + n + 1, a, m, b, 0)", ATTENTION),
-    Mutant("V of other keys than P", FRAGMENTS, "(16 * x + r, swizzled(r, 8 * n + c, COLUMNS))",
-           "(16 * x + (r ^ 1), swizzled(r, 8 * n + c, COLUMNS))", ATTENTION),
-    Mutant("V is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, 0, Bs", "ldmatrix_x4(b, 0, Bs", ATTENTION),
+    Mutant("V of other keys than P", FRAGMENTS, "(top + 16 * x + r, swizzled(r, col + 8 * n",
+           "(top + 16 * x + (r ^ 1), swizzled(r, col + 8 * n", ATTENTION),
+    Mutant("V is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, 0, Bs, (top + 16 * x",
+           "ldmatrix_x4(b, 0, Bs, (top + 16 * x", ATTENTION),
     Mutant("LSE of neighbouring rows", FORWARD, "row0 + rg + 8 * r, row_sum", "row0 + rg + r, row_sum", ATTENTION),
 ]  # fmt: skip
 
 
 def search(**how):
     """As `test_tensor_cores`, in blocks of two warps."""
-    with fragment_tiles(Tiles(32, 16, 32, 32, 2, 4)):
-        ATTENTION.search(SIMULATOR.on_tensor_cores(test_tensor_cores.FORWARD, "flash2"), **how)
+    with fragment_tiles(Tiles(32, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
+        ATTENTION.search(SIMULATOR.on_tensor_cores(test_tensor_cores.FORWARD, test_tensor_cores.BACKWARD), **how)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -1,9 +1,10 @@
-"""The properties of attention on tensor cores; the forward rung lends its o and lse to flash2's gradients."""
+"""The properties of attention on tensor cores."""
 
 import pytest
 from hypothesis import settings
 
-from numba_flash.config import Tiles
+from numba_flash.config import GradientTiles, Tiles
+from numba_flash.rungs import flash2_mma_backward
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
 from numba_flash.testing.tiles import fragment_tiles
@@ -16,10 +17,11 @@ from . import test_memory as memory
 from . import test_merge as merge
 from .for_all import for_all, simulated
 
-FORWARD = "flash2_mma_forward"
+FORWARD, BACKWARD = "flash2_mma_forward", "flash2_mma_backward"
 PROPERTIES = (
     agreement.test_forward,
     agreement.test_backward,
+    agreement.test_deterministic_backward,
     algebra.test_ones_give_ones,
     algebra.test_linear_in_v,
     algebra.test_lse_normalizes_p,
@@ -40,28 +42,66 @@ PROPERTIES = (
 def test_holds(kernels, holds):
     """Half of the profile's cases each."""
     few = max(1, settings.default.max_examples // 2)
-    holds.search(kernels.on_tensor_cores(FORWARD, "flash2"), max_examples=few)
+    holds.search(kernels.on_tensor_cores(FORWARD, BACKWARD), max_examples=few)
 
 
-@for_all(depths=(8, 12, 24), layouts=("contiguous", "transposed", "padded"))
+COPIED = {"depths": (8, 12, 24), "layouts": ("contiguous", "transposed", "padded")}  # rows on 16 bytes
+
+
+@for_all(**COPIED)
 def copied(backend, case):
     """Rows on 16 bytes, some of which end within them."""
     agreement.test_forward.holds(backend, case)
 
 
+@for_all(times=1 / 2, **COPIED)
+def copied_gradients(backend, case):
+    """The same for gradients, dQ among them by addition."""
+    agreement.test_backward.holds(backend, case)
+
+
+@for_all(times=1 / 2, **COPIED)
+def copied_gradients_of_queries(backend, case):
+    """The same with dQ by a kernel of its own."""
+    agreement.test_deterministic_backward.holds(backend, case)
+
+
+@pytest.mark.parametrize("holds", [copied, copied_gradients, copied_gradients_of_queries], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("landing", ["late", "early"])
-def test_copies_may_land_early_or_late(kernels, landing):
+def test_copies_may_land_early_or_late(kernels, landing, holds):
     if landing == "early" and kernels is not SIMULATOR:
         pytest.skip("only the simulator can choose")
     with simulated(landing=landing):
-        copied.search(kernels.on_tensor_cores(FORWARD, "flash2"))
+        holds.search(kernels.on_tensor_cores(FORWARD, BACKWARD))
 
 
 @pytest.mark.parametrize("tiles", [Tiles(32, 16, 32, 32, 4, 4), Tiles(64, 32, 32, 32, 2, 4)], ids=str)
 def test_other_tiles(kernels, tiles):
     """Two fragments one below another in a warp, and several warps."""
-    with fragment_tiles(tiles):
-        agreement.test_forward.search(kernels.on_tensor_cores(FORWARD, "flash2"), max_examples=6)
+    with fragment_tiles(tiles, GradientTiles(32, 16, 32, 32, 1, 2)):
+        agreement.test_forward.search(kernels.on_tensor_cores(FORWARD, BACKWARD), max_examples=6)
+        agreement.test_deterministic_backward.search(kernels.on_tensor_cores(FORWARD, BACKWARD), max_examples=2)
+
+
+GRADIENT_TILES = [
+    GradientTiles(32, 32, 32, 32, 1, 1),
+    GradientTiles(16, 64, 32, 32, 2, 1, stages=1),
+    GradientTiles(64, 32, 64, 64, 2, 4),
+]
+
+
+@pytest.mark.parametrize("tiles", GRADIENT_TILES, ids=lambda t: f"{t.Br}x{t.Bc}-{t.KG}x{t.QG}-{t.stages}")
+def test_other_tiles_of_gradients(kernels, tiles):
+    """Warps that share queries, keys or both; one tile of queries at a time; two fragments one below another."""
+    with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), tiles):
+        agreement.test_backward.search(kernels.on_tensor_cores(FORWARD, BACKWARD), max_examples=3)
+
+
+def test_numbers_are_added_one_by_one_before_sm_90(simulator, monkeypatch):
+    monkeypatch.setattr(flash2_mma_backward, "kind_of_adds", lambda problem, device: "scalars")
+    case = Case(B=1, Hq=2, Hk=1, Nq=37, Nk=41, d=24, dv=17, dtype="bfloat16", causal=True)
+    with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
+        agreement.test_backward.holds(simulator.on_tensor_cores(FORWARD, BACKWARD), case)
 
 
 PRODUCTION = [
@@ -74,4 +114,7 @@ PRODUCTION = [
 @pytest.mark.parametrize("case", PRODUCTION, ids=lambda case: f"{case.dtype}-{case.d}")
 def test_production_tiles(simulator, case):
     """The tile sizes that run on a GPU."""
-    agreement.test_forward.holds(simulator.on_tensor_cores(FORWARD, "flash2"), case)
+    backend = simulator.on_tensor_cores(FORWARD, BACKWARD)
+    agreement.test_forward.holds(backend, case)
+    agreement.test_backward.holds(backend, case)
+    agreement.test_deterministic_backward.holds(backend, case)

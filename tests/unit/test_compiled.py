@@ -24,6 +24,7 @@ SAMPLE = {
     "sm_75": ("--arch=sm_75", "--dtype=float16", "--dim=64", "--only=flash2_forward"),
     "sm_80": ("--arch=sm_80", "--dtype=bfloat16", "--only=matmul"),
     "tensor-cores": ("--arch=sm_90", "--only=matmul_mma"),
+    "gradients": ("--arch=sm_80", "--only=flash2_mma_backward", "--dtype=bfloat16", "--dim=128"),
 }
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CUDA toolkit for macOS")
@@ -83,7 +84,12 @@ def test_score_options_are_listed_for_each_width_dtype_and_kind_of_loads():
 
 def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
     added = [v for v in variants() if v.arch == "sm_86"]
-    assert {v.source for v in added} == {"flash2_forward", "flash2_backward", "flash2_mma_forward"}
+    assert {v.source for v in added} == {
+        "flash2_forward",
+        "flash2_backward",
+        "flash2_mma_forward",
+        "flash2_mma_backward",
+    }
     for v in added:
         small, kin = (launches_of(v.source, v.problem, DEVICES[arch])[v.launch] for arch in ("sm_86", "sm_80"))
         assert small.kernel.shared_bytes < min(kin.kernel.shared_bytes, 99 * 1024)

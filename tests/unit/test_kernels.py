@@ -8,7 +8,7 @@ import pytest
 
 from numba_flash import flash_attention, flash_attention_backward, reference, simulator
 from numba_flash.arrays import ITEMSIZE, read
-from numba_flash.config import SHARED_BYTES, SIMULATOR, Tiles, device_of_arch
+from numba_flash.config import SHARED_BYTES, SIMULATOR, GradientTiles, Tiles, device_of_arch
 from numba_flash.device.number import number
 from numba_flash.ladder import LADDER
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions, real_of
@@ -21,17 +21,22 @@ from numba_flash.rungs import (
     flash1_forward,
     flash2_backward,
     flash2_forward,
+    flash2_mma_backward,
+    flash2_mma_forward,
     matmul_mma,
     matmul_registers,
     matmul_tiled,
 )
-from numba_flash.rungs.passes import convert, delta, merge
+from numba_flash.rungs.passes import collect, convert, delta, merge, rows
 from numba_flash.runtime import launch
 from numba_flash.specimen import specimen
 from numba_flash.testing.tiles import (
     attention_tiles,
     broken,
     forward_rules,
+    fragment_rules,
+    fragment_tiles,
+    gradient_rules,
     key_rules,
     matmul_rules,
     mma_rules,
@@ -56,6 +61,42 @@ ENTRIES = [
     for key, choices in table.items()
     for n, tiles in enumerate(choices)
 ]
+
+
+FRAGMENT_TABLES = {
+    "forward": (flash2_mma_forward.CONFIGS, flash2_mma_forward.shared_bytes, fragment_rules),
+    "keys": (flash2_mma_backward.KEY_CONFIGS, flash2_mma_backward.key_shared_bytes, gradient_rules),
+    "queries": (flash2_mma_backward.QUERY_CONFIGS, flash2_mma_backward.query_shared_bytes, fragment_rules),
+}
+
+
+@pytest.mark.parametrize("name", FRAGMENT_TABLES)
+def test_tables_for_tensor_cores(name):
+    """Every head dimension has legal tiles that fit every GPU with tensor cores, the largest first."""
+    table, shared_bytes, rules = FRAGMENT_TABLES[name]
+    assert set(table) == {(4, width) for width in arguments.WIDTHS}
+    for (_, width), choices in table.items():
+        sizes = [shared_bytes(tiles, 4) for tiles in choices]
+        assert sizes == sorted(sizes, reverse=True) and not choices[-1].full
+        assert all(max(tiles.D, tiles.DV) == width and broken(rules(tiles)) == [] for tiles in choices)
+    for arch, d, dv, vector in itertools.product(MMA_ARCHS, (1, 33, 128, 256), (1, 64, 65, 256), (True, False)):
+        problem = replace(attention_problem(d, dv, "float16"), vector=vector)
+        tiles = arguments.choose_tiles(table, shared_bytes, problem, device_of_arch(arch))
+        assert tiles is not None and broken(rules(tiles)) == []
+
+
+@pytest.mark.parametrize(
+    ("tiles", "rule"),
+    [
+        (GradientTiles(32, 24, 32, 32, 1, 2), "a warp owns whole fragments of the scores, in pairs"),
+        (GradientTiles(32, 32, 32, 32, 1, 4), "a warp owns whole fragments of dK and dV, in pairs"),
+        (GradientTiles(48, 16, 32, 32, 1, 1), "rows of shared tiles are a power of 2 of chunks"),
+        (GradientTiles(64, 16, 32, 32, 1, 1), "dQ can be shared by all warps"),
+        (GradientTiles(32, 32, 32, 32, 1, 1, stages=3), "one or two tiles of queries"),
+    ],
+)
+def test_gradient_tiles_that_are_not_legal(tiles, rule):
+    assert rule in broken(gradient_rules(tiles))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -99,7 +140,9 @@ def test_tiles_fit_shared_memory(name):
         sizes = [shared_bytes(tiles, itemsize) for tiles in choices]
         assert sizes[0] <= 227 * KB
         assert min(sizes) <= 99 * KB
-        assert sizes == sorted(sizes, reverse=True)
+        for full in (True, False):  # one that needs more than another before it would never be taken
+            alike = [size for size, tiles in zip(sizes, choices, strict=True) if tiles.full == full]
+            assert alike == sorted(alike, reverse=True)
 
 
 def attention_problem(d, dv, dtype="float32", B=1, Hq=1, Nq=5, Nk=7):
@@ -268,6 +311,51 @@ class TestPasses:
         naive = [products.sum(axis=-1, dtype=real) - rest, np.cumsum(products, axis=-1, dtype=real)[..., -1] - rest]
         assert_close(out, ref, naive, real_of(dtype), "delta")
 
+    @pytest.mark.parametrize("dv", [1, 31, 32, 140])
+    @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
+    def test_rows(self, dtype, dv, has_dlse):
+        """LSE in base 2 and delta of five rows, and of three that there are not; zeros for dQ."""
+        B, Hq, Nq, Mq = 2, 3, 5, 8
+        stored, real = DTYPES[dtype], DTYPES[real_of(dtype)]
+        if real_of(dtype) != "float32":
+            pytest.skip("tensor cores add in float32")
+        do, o = (normal(n, B, Nq, Hq, dv).swapaxes(1, 2).astype(stored) for n in (0, 1))
+        lse, dlse = (normal(n, B, Nq, Hq).swapaxes(1, 2).astype(real) for n in (2, 3))
+        lse[0, 1, 2] = -np.inf
+        pairs, dq = self.empty((B, Hq, Mq, 2), real), self.empty((B, Hq, Mq, 32), real)
+        problem = replace(attention_problem(dv, dv, dtype, B, Hq, Nq), vector=dv == 140)
+        operands = Operands(read(o), read(o), read(o), do=read(do), o=read(o), lse=read(lse))
+        operands = replace(operands, dlse=read(dlse)) if has_dlse else operands
+        (what,) = rows.launches(problem, operands, read(pairs), read(dq))
+        launch(what)
+        ref = (do.astype(np.float64) * o.astype(np.float64)).sum(axis=-1) - (dlse if has_dlse else 0)
+        naive = (do.astype(real) * o.astype(real)).sum(axis=-1, dtype=real) - (dlse if has_dlse else real(0))
+        assert_close(pairs[:, :, :Nq, 1], ref, [naive, naive + np.spacing(np.abs(naive))], "float32", "delta")
+        np.testing.assert_allclose(pairs[:, :, :Nq, 0], np.where(np.isinf(lse), np.inf, lse / np.log(2)), rtol=1e-6)
+        assert np.isposinf(pairs[:, :, Nq:, 0]).all() and not pairs[:, :, Nq:, 1].any() and not dq.any()
+
+    @pytest.mark.parametrize("adds", ["vectors", "scalars"])
+    @pytest.mark.parametrize("tiles", [GradientTiles(64, 16, 64, 64, 1, 4), GradientTiles(32, 16, 32, 32, 1, 2)])
+    def test_collect(self, dtype, adds, tiles):
+        """Numbers that lie as their threads hold them: every row and column finds its own."""
+        if dtype not in ("float16", "bfloat16"):
+            pytest.skip("tensor cores take 16 bits")
+        B, Hq, Nq, d, warps, steps = 1, 2, 40, tiles.D - 3, tiles.warps, tiles.dq_columns // tiles.dq_step
+        Mq, rows_of, columns = -(-Nq // tiles.Br) * tiles.Br, tiles.dq_rows, tiles.dq_step
+        dq = normal(0, B * Hq, Mq, tiles.D).astype(np.float32)
+        x = dq.reshape(B * Hq, Mq // tiles.Br, -1, rows_of // 16, 2, 8, tiles.D // columns, columns // 8, 4, 2)
+        x = x.transpose(0, 1, 2, 6, 3, 7, 4, 9, 5, 8)  # ..., warp's rows, columns, fragment, its half, element, lane
+        x = x.reshape(B * Hq, Mq // tiles.Br, warps, steps, -1, 2, 2, 32).transpose(0, 1, 2, 7, 3, 4, 5, 6)
+        x = x.reshape(B * Hq, Mq // tiles.Br, tiles.threads, -1)
+        group = 4 if adds == "vectors" else 1
+        x = x.reshape(*x.shape[:3], -1, group).swapaxes(2, 3).reshape(B, Hq, Mq, tiles.D)
+        out = self.empty((B, Hq, Nq, d), DTYPES[dtype])
+        problem = replace(attention_problem(d, d, dtype, B, Hq, Nq), scale=0.5)
+        (what,) = collect.launches(problem, tiles, adds, read(np.ascontiguousarray(x)), read(out))
+        launch(what)
+        expected = (np.float32(0.5) * dq).astype(DTYPES[dtype]).reshape(B, Hq, Mq, tiles.D)[:, :, :Nq, :d]
+        assert out.tobytes() == np.ascontiguousarray(expected).tobytes()
+
 
 class TestDeterministic:
     """dQ of flash2 over five key blocks, in the simulator: a sum in any order, or a kernel of its own."""
@@ -314,6 +402,29 @@ class TestDeterministic:
         before = ["delta", "flash2_backward_keys"]
         assert names[True] == [*before, "flash2_backward_queries"]
         assert names[False] == [*before, *["convert"] * (dtype != real_of(dtype))]
+
+    def test_launches_on_tensor_cores(self):
+        x = Operands(*(read(np.zeros((1, 1, n, 4), np.float16)) for n in (5, 7, 7)))
+        x = replace(x, do=x.q, o=x.q, lse=read(np.zeros((1, 1, 5), np.float32)))
+        for deterministic, last in ((False, "collect"), (True, "flash2_mma_backward_queries")):
+            problem = replace(attention_problem(4, 4, "float16"), deterministic=deterministic)
+            made = flash2_mma_backward.launches(problem, SIMULATOR, x, x.q, x.k, x.v)
+            assert [what.kernel.name for what in made] == ["rows", "flash2_mma_backward_keys", last]
+
+    def test_any_order_of_blocks_gives_the_same_bits_on_tensor_cores(self):
+        q, do = (normal(n, 1, 2, 40, 8).astype(np.float16) for n in (0, 1))
+        k, v = (normal(n, 1, 1, self.KEYS, 8).astype(np.float16) for n in (2, 3))
+        results = {False: [], True: []}
+        with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
+            o, lse = flash_attention(q, k, v, return_lse=True, kernel="flash2_mma")
+            for deterministic, seed in itertools.product(results, (None, 1, 2)):
+                with simulator.options(seed=seed):
+                    how = {"kernel": "flash2_mma", "deterministic": deterministic}
+                    gradients = flash_attention_backward(do, q, k, v, o, lse, **how)
+                results[deterministic].append([x.tobytes() for x in gradients])
+        first, *others = results[True]
+        assert all(first == other for other in others)
+        assert all(first[1:] == other[1:] for other in results[False])
 
 
 def epsilon(dtype):

@@ -25,7 +25,7 @@ RUNGS = [rung for rung in LADDER if rung.on_gpu]
 # Sizes are whole tiles of `tiny_tiles`.
 PROBLEMS = {
     "plain": {"N": 32, "d": 32},
-    "half": {"N": 16, "d": 32, "dtype": "bfloat16"},
+    "half": {"N": 32, "d": 32, "dtype": "bfloat16"},
     "float64": {"N": 16, "d": 32, "dtype": "float64"},
 }
 ELEMENTS = {"elements": {"N": 16, "d": 32, "dtype": "float16", "vector": False}}
@@ -38,6 +38,8 @@ ATTENTION_PROBLEMS = (
         "heads": {"N": 16, "d": 32, "B": 2, "Hq": 2, "Hk": 1, "dv": 64},
         "narrow": {"N": 16, "d": 20, "dv": 8},
         "options": {"N": 16, "d": 32, "Hq": 2, **EVERY_OPTION},
+        "half options": {"N": 32, "d": 32, "Hq": 2, "dtype": "float16", "last": 0, **EVERY_OPTION},
+        "half, deterministic": {"N": 32, "d": 32, "dtype": "float16", "deterministic": True},
         "bias": {"N": 16, "d": 32, "score": ScoreOptions(bias="float16")},
     }
 )

@@ -1,0 +1,108 @@
+"""From scores to P and dS on tensor cores: what a lane does with its fragments of S and dP, transposed or not.
+
+Of a query row two numbers are needed, which lie side by side as `passes.rows` wrote them: LSE in base 2 and delta. LSE
+is +inf for a row that saw no key, and for one that only fills a tile up, so that its P is zero.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numba import int32
+
+from numba_flash.config import AnyPiece
+from numba_flash.device.number import number
+from numba_flash.device.products import make_element, make_rows_and_columns
+from numba_flash.device.tiles import clipped
+from numba_flash.problem import ScoreOptions
+from numba_flash.ptx import device, ex2, load4
+
+
+@cache
+def make_read_rows(TM: int):
+    """Make read_rows(LSE_log2, delta, rows, top): a lane's rows from shared memory, two neighbours of every eight.
+
+    The first one lies at `top`, an even number.
+    """
+
+    @device
+    def read_rows(LSE_log2, delta, rows, top):
+        for r in range(0, TM, 2):
+            LSE_log2[r], delta[r], LSE_log2[r + 1], delta[r + 1] = load4(rows, 2 * (top + 4 * r))
+
+    return read_rows
+
+
+@cache
+def make_load_rows(TM: int):
+    """Make load_rows(LSE_log2, delta, rows, row, left): a lane's rows from global memory, one of every eight.
+
+    The first one is `row`; so many rows are `left` from there on.
+    """
+    ZERO, POS_INF = number("float32").zero, -number("float32").neg_inf
+
+    @device
+    def load_rows(LSE_log2, delta, rows, row, left):
+        for r in range(TM):
+            exists = 8 * r < left
+            at = 2 * (row + 8 * r) if exists else 0
+            LSE_log2[r] = rows[at] if exists else POS_INF
+            delta[r] = rows[at + 1] if exists else ZERO
+
+    return load_rows
+
+
+@cache
+def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
+    """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
+
+    P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times softcap's derivative; LSE_log2 and delta of the piece's
+    rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
+    """
+    TM, TN = piece.TM, piece.TN
+    at = make_element(piece)
+    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
+    ZERO = number("float32").zero
+
+    @device
+    def gradient(s, dp, derivative, factor, LSE_log2, delta):
+        for r in range(TM):
+            for c in range(TN):
+                x = at(r, c)
+                p = ex2(s[x] * factor - LSE_log2[r])
+                ds = p * (dp[x] - delta[r])
+                if SOFTCAP:
+                    ds *= derivative[x]
+                s[x] = p
+                dp[x] = ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
+
+    return gradient
+
+
+@device
+def diagonals(n, most):
+    """n between -most and most, in 32 bits."""
+    return int32(min(max(n, -most), most))
+
+
+@cache
+def make_hide_gradient(piece: AnyPiece):
+    """Make hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last): zeros where `make_hide` would hide the score."""
+    TM, TN = piece.TM, piece.TN
+    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
+    FAR = piece.RG * TM + piece.CG * TN  # no two elements of the tile are as many diagonals apart
+    ZERO = number("float32").zero
+
+    @device
+    def hide_gradient(p, ds, rg, cg, row0, col0, Nk, first, last):
+        row, col = row0 + row_of(rg, 0), col0 + column_of(cg, 0)
+        lowest, beyond = diagonals(first + row - col, FAR), diagonals(last + 1 + row - col, FAR)
+        width = clipped(Nk - col, FAR)
+        for r in range(TM):
+            for c in range(TN):
+                right, diagonal = int32(column_of(0, c)), int32(column_of(0, c) - row_of(0, r))
+                if right >= width or diagonal < lowest or diagonal >= beyond:
+                    p[at(r, c)] = ZERO
+                    ds[at(r, c)] = ZERO
+
+    return hide_gradient
