@@ -92,7 +92,10 @@ def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
     }
     for v in added:
         small, kin = (launches_of(v.source, v.problem, DEVICES[arch])[v.launch] for arch in ("sm_86", "sm_80"))
-        assert small.kernel.shared_bytes < min(kin.kernel.shared_bytes, 99 * 1024)
+        if v.kernel == "collect":  # it has no shared memory, but follows the tiles of the kernel before it
+            assert small.kernel.config != kin.kernel.config
+        else:
+            assert small.kernel.shared_bytes < min(kin.kernel.shared_bytes, 99 * 1024)
 
 
 def test_a_kernel_is_listed_once():
