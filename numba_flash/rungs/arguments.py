@@ -50,6 +50,19 @@ def choose_tiles(
     return None
 
 
+def choose_mma_tiles(
+    table: Mapping[tuple[int, int], Sequence[AnyTiles]],
+    shared_bytes: Callable[[AnyTiles, int], int],
+    problem: AttentionProblem,
+    device: Device,
+) -> AnyTiles:
+    """The same for tensor cores, where copies of parts of 16 bytes need registers, and `why_not` has nothing against."""
+    crowded = kind_of_parts(problem, problem.d, problem.dv) == "parts"
+    tiles = choose_tiles(table, shared_bytes, problem, device, crowded)
+    assert tiles is not None
+    return tiles
+
+
 def plain_tiles(table: Mapping[tuple[int, int], Tiles], problem: AttentionProblem) -> Tiles:
     """The tile sizes of a table of one choice each, made to need no more shared memory than every device has."""
     return table[ITEMSIZE[problem.real], padded_width(max(problem.d, problem.dv))]

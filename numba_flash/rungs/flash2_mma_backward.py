@@ -9,7 +9,7 @@ from numba_flash.arrays import ITEMSIZE, Array, empty
 from numba_flash.config import LANES, Adds, Device, Fragments, GradientTiles, Tiles, TransposedFragments
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
-    choose_tiles,
+    choose_mma_tiles,
     kind_of_parts,
     mma_reasons,
     option_bytes,
@@ -111,8 +111,7 @@ def kind_of_adds(problem: AttentionProblem, device: Device) -> Adds | None:
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     assert x.do is not None
-    t, adds = choose_tiles(KEY_CONFIGS, key_shared_bytes, problem, device), kind_of_adds(problem, device)
-    assert t is not None  # why_not found some
+    t, adds = choose_mma_tiles(KEY_CONFIGS, key_shared_bytes, problem, device), kind_of_adds(problem, device)
     filled = (problem.B, problem.Hq, round_up(problem.Nq, t.Br))
     rows = empty(x.q, (*filled, 2), problem.real)
     dq_sum = None if adds is None else empty(x.q, (*filled, t.D), problem.real)
@@ -136,8 +135,7 @@ def query_launch(
     problem: AttentionProblem, device: Device, variant: tuple[Any, ...], arguments: tuple[Any, ...]
 ) -> Launch:
     """The launch that computes dQ where it is not a sum over blocks."""
-    t = choose_tiles(QUERY_CONFIGS, query_shared_bytes, problem, device)
-    assert t is not None
+    t = choose_mma_tiles(QUERY_CONFIGS, query_shared_bytes, problem, device)
     shared = query_shared_bytes(t, REAL)
     kernel = Kernel("flash2_mma_backward", (t, *variant), t.threads, shared, t.blocks, "queries")
     return Launch(kernel, cdiv(problem.Nq, t.Br) * problem.B * problem.Hq, arguments)
@@ -148,8 +146,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
 
     An addition to dQ reads it and writes it.
     """
-    t = choose_tiles(KEY_CONFIGS, key_shared_bytes, problem, device)
-    assert t is not None
+    t = choose_mma_tiles(KEY_CONFIGS, key_shared_bytes, problem, device)
     both, filled = key_traffic(problem, device, t), round_up(problem.Nq, t.Br)
     if kind_of_adds(problem, device) is None:
         return rows_pass.traffic(problem, filled, 0) + both + query_traffic(problem, device)
@@ -191,8 +188,7 @@ def key_traffic(p: AttentionProblem, device: Device, t: GradientTiles) -> Traffi
 
 def query_traffic(p: AttentionProblem, device: Device) -> Traffic:
     """What the blocks that own queries move: Q, dO and rows once, K and V in every step."""
-    t = choose_tiles(QUERY_CONFIGS, query_shared_bytes, p, device)
-    assert t is not None
+    t = choose_mma_tiles(QUERY_CONFIGS, query_shared_bytes, p, device)
     heads, warps, width = p.B * p.Hq, t.threads // LANES, t.D + t.DV
     blocks = heads * cdiv(p.Nq, t.Br)
     steps = heads * count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)

@@ -6,7 +6,7 @@ from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import LANES, Device, Fragments, Tiles
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
-    choose_tiles,
+    choose_mma_tiles,
     folds_scale,
     kind_of_parts,
     mma_reasons,
@@ -50,17 +50,9 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     return mma_reasons(device) + reasons_against(CONFIGS, shared_bytes, problem, device)
 
 
-def tiles_of(problem: AttentionProblem, device: Device) -> Tiles:
-    """The tile sizes for a problem that `why_not` has nothing against; copies of parts of 16 bytes need registers."""
-    crowded = kind_of_parts(problem, problem.d, problem.dv) == "parts"
-    tiles = choose_tiles(CONFIGS, shared_bytes, problem, device, crowded)
-    assert tiles is not None
-    return tiles
-
-
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
-    tiles = tiles_of(problem, device)
+    tiles = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
     loads, pairs = kind_of_parts(problem, problem.d, problem.dv), problem.dv % 2 == 0
     config = (tiles, problem.dtype, loads, pairs, problem.score, folds_scale(problem))
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
@@ -71,7 +63,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads move where N is a multiple of the tiles."""
-    t = tiles_of(problem, device)
+    t = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
     heads, warps = problem.B * problem.Hq, t.threads // LANES
     blocks = heads * cdiv(problem.Nq, t.Br)
     steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)
