@@ -112,8 +112,9 @@ def run(**streams):
 # elements, lane 31 to those of key 15 from column 8 on, which the swizzle has moved to 16. What it gets is its share of
 # all that the 32 lanes point to: of keys 0 to 7, then of keys 8 to 15. Each mma then makes eight columns of S.
 #
-# Second stop, in the kernel: s is e^(s - m), m the maximum of a row, the same in the four lanes that share it. round_to
-# makes two float16 of two float32, no more: p is P as a fragment of A, and no lane has asked another for anything.
+# Second stop, in the kernel: s is e^(s - m), m the maximum of a row, the same in the four lanes that share it; it is
+# shown with the scale applied and times log2(e), since the hardware computes powers of 2. round_to makes two float16 of
+# two float32, no more: p is P as a fragment of A, and no lane has asked another for anything.
 #
 # Third stop: acc is P V, which is P here. What is left is to divide it by l.
 

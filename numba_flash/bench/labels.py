@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-DISTANCES = (7, 13, 21, 30, 42, 56, 72, 90)  # from mark to label, in points
+DISTANCES = (7, 13, 21, 30, 42, 56, 72, 90, 110, 132)  # from mark to label, in points
 DIRECTIONS = (0, 180, 45, 315, 135, 225, 90, 270, *range(15, 360, 15))  # degrees, best first
 FAR = 10  # a label farther away has a line to its mark
 MARK = 5  # half a mark's width, in points
 APART = 7  # from the middle of another mark
 MARGIN = 1.5
 NO_ROOM = (1000.0, 0.0)
-ORDERS = 24
+ORDERS = 96
 
 Box = Sequence[float]  # left, bottom, right, top, in pixels
 Place = tuple[float, float]  # distance and direction
@@ -66,11 +66,13 @@ class Room:
         """Where a label may be as long as there is no other one, and what it takes there; nearest first."""
         others = boxes([*self.marks[:n], *self.marks[n + 1 :], *self.texts])
         everything = np.concatenate([others, boxes(self.lines)])
+        mine = boxes([around(self.at[n], MARK * self.pixel)])
+        in_the_way = boxes([box for box in others if not overlap(box, mine)])  # a line may leave a mark beside its own
         for place in itertools.product(DISTANCES, DIRECTIONS):
             box = self.box(n, place)
             if inside(box, self.within) and not overlap(box, everything):
                 line = self.line_to(n, place)
-                if not any(overlap(part, others) for part in line):
+                if not any(overlap(part, in_the_way) for part in line):
                     yield place, [box, *line]
 
     def places(self, order: Sequence[int]) -> Mapping[int, Place]:

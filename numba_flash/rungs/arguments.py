@@ -56,7 +56,7 @@ def choose_mma_tiles(
     problem: AttentionProblem,
     device: Device,
 ) -> AnyTiles:
-    """The same for tensor cores, where copies of parts of 16 bytes need registers, and `why_not` has nothing against."""
+    """The same on tensor cores, where copies of parts of 16 bytes need registers, for what `why_not` lets pass."""
     crowded = kind_of_parts(problem, problem.d, problem.dv) == "parts"
     tiles = choose_tiles(table, shared_bytes, problem, device, crowded)
     assert tiles is not None

@@ -14,8 +14,10 @@ from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
 from numba_flash.traffic import Traffic
 
-# By bytes of arithmetic, and whether elements are moved four at a time: one at a time needs registers for addresses.
+# By bytes of a number, and whether elements are moved four at a time: one at a time needs registers for addresses.
 CONFIGS = {
+    (2, True): MatmulTiles(128, 256, 16, 8, 16),
+    (2, False): MatmulTiles(128, 128, 16, 8, 8),
     (4, True): MatmulTiles(128, 256, 8, 16, 8),
     (4, False): MatmulTiles(128, 128, 16, 8, 8),
     (8, True): MatmulTiles(128, 128, 8, 8, 8),
@@ -40,7 +42,7 @@ def why_not(problem: MatmulProblem, device: Device) -> list[str]:
 
 def tiles_of(problem: MatmulProblem) -> MatmulTiles:
     """The tile sizes for a problem."""
-    return CONFIGS[8 if problem.dtype == "float64" else 4, problem.vector]
+    return CONFIGS[ITEMSIZE[problem.dtype], problem.vector]
 
 
 def grid(problem: MatmulProblem, t: MatmulTiles) -> int:
