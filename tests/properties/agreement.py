@@ -3,6 +3,7 @@
 import numpy as np
 
 from numba_flash import reference
+from numba_flash.testing.layouts import misaligned, padded
 from numba_flash.testing.naive import naive_attention, naive_gradients
 from numba_flash.testing.tolerance import assert_close
 
@@ -27,6 +28,19 @@ def assert_same(results, others):
     """The same bits, but for the sign of a zero."""
     for x, y in zip(results, others, strict=True):
         np.testing.assert_array_equal(np.asarray(x, np.float64), np.asarray(y, np.float64), strict=True)
+
+
+def assert_same_as_copies(call, operands):
+    """call(*operands) has the bits that it has for copies of the operands, whose rows start on 16 bytes or do not.
+
+    Which of the two, a kernel's tile sizes may depend on, and they the order of its sums.
+    """
+    results = call(*operands)
+    aligned, others = ([layout(np.array(x)) for x in operands] for layout in (padded, misaligned))
+    try:
+        assert_same(results, call(*aligned))
+    except AssertionError:
+        assert_same(results, call(*others))
 
 
 def visibility(case, **options):

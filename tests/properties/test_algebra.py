@@ -10,16 +10,19 @@ from numba_flash.testing.tolerance import allowed_error, assert_close
 from .agreement import assert_attention, assert_gradients, assert_same, visibility
 from .for_all import for_all
 
+BELOW_ONE = {"float16": 1 - 2.0**-11, "bfloat16": 1 - 2.0**-8}  # the largest number of this kind
+
 
 @for_all()
 def test_ones_give_ones(backend, case):
-    """Rows of P sum to 1."""
+    """Rows of P sum to 1, and where P is rounded to 16 bits but its row sums are not, to a neighbour of 1."""
     x, options = case.arrays(), case.options()
     ones = np.ones_like(x.v)
     o, _ = backend.attention(x.q, x.k, ones, **options)
     sees = visibility(case, **options).any(axis=-1)[..., None]
     naive_o, _ = naive_attention(x.q, x.k, ones, **options)
-    assert_close(o, np.where(sees, np.ones(o.shape), 0), naive_o, case.dtype, "o")
+    exact = np.where(sees, np.ones(o.shape), 0)
+    assert_close(o, exact, [*naive_o, exact * BELOW_ONE.get(case.dtype, 1)], case.dtype, "o")
 
 
 @for_all()

@@ -279,12 +279,14 @@ class TestOnTheGPU:
         actual = self.run(cupy, make_reverse_in_fours(dtype), x.view(dtype), dtype, elements=4)
         assert np.array_equal(actual.view(x.dtype).reshape(-1, 128, 4), x.reshape(-1, 128, 4)[:, ::-1])
 
+    @pytest.mark.parametrize("all_exist", [True, False])
     @pytest.mark.parametrize(("dtype", "n"), COPIES)
-    def test_copies_through_shared_memory(self, cupy, dtype, n):
+    def test_copies_through_shared_memory(self, cupy, all_exist, dtype, n):
         bits = self.bits(dtype)
-        actual = self.run(cupy, make_reverse_copies(dtype, n), bits.view(dtype), dtype, elements=n)
+        actual = self.run(cupy, make_reverse_copies(dtype, n, all_exist), bits.view(dtype), dtype, elements=n)
         expected = bits.reshape(-1, 128, n).copy()
-        expected[:, ::3] = 0
+        if not all_exist:
+            expected[:, ::3] = 0
         assert np.array_equal(actual.view(bits.dtype).reshape(-1, 128, n), expected[:, ::-1])
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -327,15 +329,18 @@ def make_store_if(dtype):
     return Kernel.of(copy_some, 128)
 
 
-def make_reverse_copies(dtype, n):
-    """A kernel whose blocks reverse 128 groups of n, copied to shared memory; every third is replaced by zeros."""
+def make_reverse_copies(dtype, n, all_exist):
+    """A kernel whose blocks reverse 128 groups of n, copied to shared memory; or else zeros replace every third."""
     DTYPE = from_dtype(np.dtype(dtype))
 
     def reverse_copies(X, Y):
         tile = shared_tile(0, (128, n), DTYPE)
         thread = cuda.threadIdx.x
         at = n * (128 * cuda.blockIdx.x + thread)
-        copy(tile, (thread, 0), global_view(X, 0, DTYPE), at, n, thread % 3 != 0)
+        if all_exist:
+            copy(tile, (thread, 0), global_view(X, 0, DTYPE), at, n, True)
+        else:
+            copy(tile, (thread, 0), global_view(X, 0, DTYPE), at, n, thread % 3 != 0)
         commit_copies()
         wait_copies(0)
         cuda.syncthreads()  # all groups have landed before any is read
