@@ -38,6 +38,7 @@ from numba_flash.warm import Job
 UNUSABLE = 2  # exit status
 LOOKS = 3  # how often a candidate is timed at first
 FINALISTS = 8
+NOBODY = ("nobody",)  # of the peers: no name begins so
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def tune(rung: Rung, cell: Cell, device: Device, console: Console) -> list[Tried
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("compiling", total=len(jobs))
         codes_of = dict(zip(jobs, on_all_cores(machine_code, jobs, lambda: progress.advance(task)), strict=True))
-    entrants = contest(cell, [rung], ["none of them"])
+    entrants = contest(cell, [rung], NOBODY)
     tried = []
     for tiles, mine in track(list(zip(candidates, found, strict=True)), "timing", console=console, transient=True):
         codes = [codes_of[job] for job in mine]
