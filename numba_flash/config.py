@@ -94,7 +94,8 @@ class Tiles:
     blocks should fit a multiprocessor at once, which limits the registers of a thread. `full`: with these sizes all
     registers are taken, so they are not for a kernel that needs more, for score options, a scale that is not positive,
     or element loads.
-    `tight`: P takes the place of Kj in shared memory, so that more blocks fit, and the next Kj comes later.
+    `tight`, for flash2_forward: P takes the place of Kj in shared memory, so that more blocks fit, and the next Kj is
+    fetched later.
     """
 
     Br: int

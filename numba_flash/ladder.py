@@ -137,7 +137,7 @@ FASTEST_FIRST = (
     "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
 )  # fmt: skip
 
-# Rungs that have not run on a GPU yet: `bench` times them beside the fastest, "auto" does not take them.
+# Rungs that have not passed their tests on a GPU yet: `bench` times them beside the fastest, "auto" does not take them.
 NEXT = ("flash2_mma_backward",)
 
 
@@ -150,12 +150,16 @@ def device_for(problem: Any) -> Device | None:
     return current_device(problem.device)
 
 
+def fastest_first(operation: str) -> list[Rung]:
+    """The rungs of an operation that "auto" tries, in its order."""
+    return [rung for name in FASTEST_FIRST for rung in LADDER if rung.name == name and rung.operation == operation]
+
+
 def named(operation: str, kernel: str) -> list[Rung]:
     """The rungs of an operation that a `kernel=` name, family or "auto" stands for, fastest first."""
     rungs = [rung for rung in LADDER if rung.operation == operation]
     if kernel == "auto":
-        rungs = [rung for rung in rungs if rung.name in FASTEST_FIRST and not (SIMULATED and rung.on_gpu)]
-        return sorted(rungs, key=lambda rung: FASTEST_FIRST.index(rung.name))
+        return [rung for rung in fastest_first(operation) if not (SIMULATED and rung.on_gpu)]
     return [rung for rung in rungs if kernel in (rung.name, rung.family)]
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from numba_flash.compiled import merge_launches
 from numba_flash.compilers import check_compiler, on_all_cores
 from numba_flash.config import SHARED_BYTES, Device, device_of_arch
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX
+from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, fastest_first
 from numba_flash.problem import FLOATS
 from numba_flash.rungs.arguments import WIDTHS
 from numba_flash.runtime import Kernel, Launch, signature
@@ -22,7 +22,6 @@ from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import specimen, specimen_launches
 
 Job = tuple[Kernel, str, str]  # a kernel, its signature and architecture
-RUNGS = [rung for rung in LADDER if rung.name in FASTEST_FIRST and rung.on_gpu]
 
 
 def default_problems(operation: str, dtype: str) -> Iterator[Any]:
@@ -38,8 +37,8 @@ def default_problems(operation: str, dtype: str) -> Iterator[Any]:
 
 def default_launches(operation: str, problem: Any, device: Device) -> list[Launch]:
     """Those of the rung that "auto" takes on a device; none where it leaves the problem to the CPU."""
-    for rung in sorted(RUNGS, key=lambda rung: FASTEST_FIRST.index(rung.name)):
-        if rung.operation == operation and not rung.why_not(problem, device):
+    for rung in fastest_first(operation):
+        if rung.on_gpu and not rung.why_not(problem, device):
             return specimen_launches(rung, problem, device)
     return []
 

@@ -15,7 +15,7 @@ from numba_flash.bench.contests import random
 from numba_flash.bench.formula import WIDE, Operands
 from numba_flash.bench.peers import CUPY, KINDS, SDPA, SHORT, cupy_attention, missing, takes_part
 from numba_flash.config import current_device
-from numba_flash.ladder import FASTEST_FIRST, FORWARD, LADDER, Rung
+from numba_flash.ladder import FORWARD, fastest_first
 from numba_flash.problem import Operands as ProblemOperands
 from numba_flash.runtime import Launch, launch
 from numba_flash.specimen import specimen
@@ -145,15 +145,9 @@ def bare_launch(x: Operands, dtype: str) -> tuple[Launch, int, int | None]:
     q, k, v = (read(a) for a in x[1:])
     o, lse = (read(a) for a in (x.q.copy(), x.q[..., 0].astype(WIDE[dtype])))
     problem, device = specimen(FORWARD, dtype, N=N, d=D, H=H, B=B, device=q.device), current_device(q.device)
-    rung = min((r for r in LADDER if runs(r, problem)), key=lambda r: FASTEST_FIRST.index(r.name))
+    rung = next(r for r in fastest_first(FORWARD) if r.on_gpu and not r.why_not(problem, device))
     launches = rung.load().launches(problem, device, ProblemOperands(q, k, v), o, lse)
     return launches[0], 0, q.device  # the default stream, which is also CuPy's and torch's here
-
-
-def runs(rung: Rung, problem: Any) -> bool:
-    """Is it a kernel that "auto" may take for a problem?"""
-    fast = rung.on_gpu and rung.operation == FORWARD and rung.name in FASTEST_FIRST
-    return fast and not rung.why_not(problem, current_device(problem.device))
 
 
 def torch_jobs(dtype: str, peers: Collection[str]) -> Iterator[Job]:

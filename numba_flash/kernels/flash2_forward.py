@@ -4,10 +4,11 @@ Paper      Dao 2023, arXiv:2307.08691, Algorithm 1
 Grid       (Tr * B*Hq,)     Threads RG * CG: thread (rg, cg) owns a `Piece` of S and one of O
 Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), any strides -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
 On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float32 (float64), rows padded by 16 bytes
-           s TM x TN, acc TM x DV/CG, m, l, alpha TM     registers
+           s TM x TN, acc TM x DV/CG, m, l, alpha TM     registers; where the tiles are `tight`, P lies in Kj's place
            Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
+           (float64: in nats)
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """

@@ -222,10 +222,8 @@ def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pai
         b, h = bh // Hq, bh % Hq
         hk = h // (Hq // Hk)
         Kh, Vh = global_view(K, head(K_strides, b, hk), uint16), global_view(V, head(V_strides, b, hk), uint16)
-        bias_h, mask_h = (
-            global_view(bias, head(bias_strides, b, h), BIAS),
-            global_view(mask, head(mask_strides, b, h), uint8),
-        )
+        bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
+        mask_h = global_view(mask, head(mask_strides, b, h), uint8)
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative, ds = cuda.local.array(SCORES, float32), cuda.local.array(P, uint32)

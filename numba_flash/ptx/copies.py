@@ -13,24 +13,22 @@ COPY_BYTES = 16  # the most that one copy moves
 
 
 def _copy(tile: Any, index: Any, view: Any, at: Any, n: Any, exists: Any) -> Any:
-    if not isinstance(exists, types.Boolean | types.BooleanLiteral):
+    if not (isinstance(n, types.IntegerLiteral) and isinstance(exists, types.Boolean | types.BooleanLiteral)):
         return None
-    return _copy_some(tile, index, view, at, n, exists, lambda nbytes, itemsize: nbytes)
+    return _copy_some(tile, index, view, at, n, exists, n.literal_value)
 
 
-def _copy_some(tile: Any, index: Any, view: Any, at: Any, n: Any, count: Any, bytes_of_one: Any) -> Any:
-    if not isinstance(n, types.IntegerLiteral):
-        return None
+def _copy_some(tile: Any, index: Any, view: Any, at: Any, n: Any, count: Any, elements: int) -> Any:
+    """Of n elements, a literal, those that exist: so many for each of `count`, which may be a truth value."""
     itemsize = tile.dtype.bitwidth // 8
     nbytes = n.literal_value * itemsize
-    factor = bytes_of_one(nbytes, itemsize)
     cached = "cg" if nbytes == COPY_BYTES else "ca"  # only whole 16 bytes can go past the first-level cache
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         to = narrow_pointer(builder, element_pointer(context, builder, tile, args[0], index, args[1]), 3)
         source = narrow_pointer(builder, element_pointer(context, builder, view, args[2], at, args[3]), 1)
         some = builder.mul(
-            context.cast(builder, args[5], count, types.int32), context.get_constant(types.int32, factor)
+            context.cast(builder, args[5], count, types.int32), context.get_constant(types.int32, elements * itemsize)
         )
         operands = [(types.uint32, to), (types.uint64, source), (types.int32, some)]
         emit_asm(context, builder, f"cp.async.{cached}.shared.global [$0], [$1], {nbytes}, $2;", operands)
@@ -51,9 +49,9 @@ def copy(tile: Any, index: Any, view: Any, at: Any, n: int, exists: Any) -> None
 
 
 def _copy_part(tile: Any, index: Any, view: Any, at: Any, n: Any, count: Any) -> Any:
-    if not isinstance(count, types.Integer):
+    if not (isinstance(n, types.IntegerLiteral) and isinstance(count, types.Integer)):
         return None
-    return _copy_some(tile, index, view, at, n, count, lambda nbytes, itemsize: itemsize)
+    return _copy_some(tile, index, view, at, n, count, 1)
 
 
 @emitted(_copy_part)

@@ -36,7 +36,8 @@ def choose_tiles(
 ) -> AnyTiles | None:
     """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory.
 
-    Not the `full` ones if the kernel needs more registers than the plainest one, and if it is `crowded` in another way.
+    The `full` ones are left out if the kernel needs more registers than the plainest one: for score options, element
+    loads, or because it is `crowded` in a way that only its rung knows.
     """
     itemsize = ITEMSIZE[problem.real]
     more_registers = crowded or not (folds_scale(problem) and problem.vector)  # for options and addresses

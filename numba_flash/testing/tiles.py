@@ -145,6 +145,22 @@ def broken(rules: Rules) -> list[str]:
 
 
 @contextmanager
+def both_passes(family: str, tiles: Tiles, key_tiles: Tiles | GradientTiles, rules: Rules) -> Iterator[None]:
+    """Run a family's forward pass and its dQ with `tiles`, its dK and dV with `key_tiles`, if all rules hold."""
+    if names := broken(rules):
+        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(names)}")
+    forward, backward = (import_module(f"numba_flash.rungs.{family}_{name}") for name in ("forward", "backward"))
+    with other_plans(), ExitStack() as stack:
+        for table, chosen in (
+            (forward.CONFIGS, tiles),
+            (backward.QUERY_CONFIGS, tiles),
+            (backward.KEY_CONFIGS, key_tiles),
+        ):
+            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
+        yield
+
+
+@contextmanager
 def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     """Run flash2 with these tile sizes.
 
@@ -161,16 +177,7 @@ def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    if rules := broken(forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)):
-        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(rules)}")
-    forward, backward = (import_module(f"numba_flash.rungs.flash2_{name}") for name in ("forward", "backward"))
-    with other_plans(), ExitStack() as stack:
-        for table, chosen in (
-            (forward.CONFIGS, tiles),
-            (backward.QUERY_CONFIGS, tiles),
-            (backward.KEY_CONFIGS, key_tiles),
-        ):
-            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
+    with both_passes("flash2", tiles, key_tiles, forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)):
         yield
 
 
@@ -225,16 +232,7 @@ def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    if rules := broken(fragment_rules(tiles) | gradient_rules(key_tiles)):
-        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(rules)}")
-    forward, backward = (import_module(f"numba_flash.rungs.flash2_mma_{name}") for name in ("forward", "backward"))
-    with other_plans(), ExitStack() as stack:
-        for table, chosen in (
-            (forward.CONFIGS, tiles),
-            (backward.QUERY_CONFIGS, tiles),
-            (backward.KEY_CONFIGS, key_tiles),
-        ):
-            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
+    with both_passes("flash2_mma", tiles, key_tiles, fragment_rules(tiles) | gradient_rules(key_tiles)):
         yield
 
 
