@@ -92,7 +92,7 @@ def add_info(info: argparse.ArgumentParser) -> None:
 
 PARTS_HELP = """parts, and about how long they take on an H100:
   ladder   every kernel beside its peers, and the roofline's ceilings; 5 minutes
-  lengths  attention at six lengths beside its peers; 3 minutes
+  lengths  attention on tensor cores at three lengths and head dimensions beside its peers; 3 minutes
   host     what one call costs the host beside its peers; 1 minute
   cold     imports, first results and a compilation in new processes; 3 minutes; some of it needs no GPU
   report   no measurement: pictures, and the README's section, from the CSV files of FOLDER; seconds
@@ -111,8 +111,8 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     for option, word, text in (
         ("--part", "PART", "ladder, lengths, host, cold, report; all, without this option"),
         ("--only", "PATTERN", "kernels whose name begins with a pattern: flash2,matmul_registers"),
-        ("--dtype", "DTYPE", "float16, bfloat16, float32, float64; without this option float32, for the ladder a "
-         "little float64, for host and cold bfloat16"),
+        ("--dtype", "DTYPE", "float16, bfloat16, float32, float64; without this option bfloat16 for the lengths, "
+         "else float32, for the ladder a little float64 and bfloat16, for host and cold bfloat16"),
         ("--peers", "NAME", "peers whose name begins so, without case and punctuation: cupy,torch-flash; all that can "
          "be imported, without this option"),
     ):  # fmt: skip

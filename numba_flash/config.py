@@ -204,7 +204,7 @@ class GradientTiles:
     @property
     def dq_columns(self) -> int:
         """Columns of dQ that a warp owns: all warps share dQ, if they can in pieces of 32 rows."""
-        return self.D // min(self.warps * 32 // self.Br, self.D // 16)
+        return self.D // min(self.warps * 32 // max(self.Br, 32), self.D // 16)
 
     @property
     def dq_rows(self) -> int:

@@ -133,12 +133,9 @@ LADDER = (
 
 # kernel="auto" takes the first of these that can run.
 FASTEST_FIRST = (
-    "softmax_online", "matmul_mma", "matmul_registers", "flash2_mma_forward", "flash2_forward", "flash2_backward",
-    "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
+    "softmax_online", "matmul_mma", "matmul_registers", "flash2_mma_forward", "flash2_forward", "flash2_mma_backward",
+    "flash2_backward", "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
 )  # fmt: skip
-
-# Rungs that have not passed their tests on a GPU yet: `bench` times them beside the fastest, "auto" does not take them.
-NEXT = ("flash2_mma_backward",)
 
 
 def device_for(problem: Any) -> Device | None:

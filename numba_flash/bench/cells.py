@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, NEXT, SOFTMAX, Rung
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
 from numba_flash.specimen import specimen
 
 TOKENS, HIDDEN = 16384, 1024  # of attention: a batch of TOKENS / N, with HIDDEN / d heads
+PAPERS_HIDDEN = 2048  # of the curves, as in the FlashAttention papers
 SOFTMAX_ELEMENTS = 2**26
-LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)  # of the curves of speed against N
+LENGTHS = (1024, 4096, 16384)  # of the curves of speed against N
+EVERYONE, FAST, FASTEST = "everyone", "fast", "fastest"
 CEILING, COPY = "ceiling", "copy"  # what is compared with: not an operation of the library
 LABELS = {FORWARD: "forward", BACKWARD: "backward", MATMUL: "matmul", SOFTMAX: "softmax"}
 
@@ -24,7 +26,9 @@ class Cell:
 
     N : positions of attention, rows and columns of both matrices of a product, or columns of a softmax
     d, causal : of attention, else None
-    teaching : are rungs timed too that "auto" never takes? They are slow, so the larger cells leave them out
+    who : is timed. EVERYONE; FAST: of our rungs, only those that "auto" takes; FASTEST: of those the first, and no peer
+        that is slow to run or to prepare
+    hidden : columns of all heads together
     """
 
     operation: str
@@ -32,7 +36,8 @@ class Cell:
     N: int
     d: int | None = None
     causal: bool | None = None
-    teaching: bool = True
+    who: str = EVERYONE
+    hidden: int = HIDDEN
 
     @property
     def label(self) -> str:
@@ -53,7 +58,7 @@ class Cell:
     def heads(self) -> int:
         """Of attention."""
         assert self.d is not None
-        return HIDDEN // self.d
+        return self.hidden // self.d
 
     @property
     def score_bytes(self) -> int:
@@ -77,7 +82,7 @@ class Cell:
             return 2 * SOFTMAX_ELEMENTS * ITEMSIZE[self.dtype]
         if self.operation == MATMUL:
             return 2 * self.N**3
-        forward = 4 * self.batch * HIDDEN * self.N**2 / (2 if self.causal else 1)
+        forward = 4 * self.batch * self.hidden * self.N**2 / (2 if self.causal else 1)
         return forward if self.operation == FORWARD else 2.5 * forward
 
     def rate(self, milliseconds: float) -> float:
@@ -86,39 +91,40 @@ class Cell:
 
 
 def ladder_plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
-    """The cells of the ladder: the whole grid in `dtypes`; by default in float32, and a little float64 and float16."""
+    """The cells of the ladder: the whole grid in `dtypes`; by default in float32, and a little float64 and bfloat16."""
     if quick:
         return [cell for dtype in dtypes or ["float32"] for cell in cells(dtype, (64,), (1024,), (False,), (1024,))]
     whole = [c for t in dtypes or ["float32"] for c in cells(t, (64, 128), (2048, 4096), (False, True), (4096, 8192))]
-    products = [Cell(MATMUL, "float16", n, teaching=False) for n in (4096, 8192)]
-    tensor_cores = attention_cells("float16", (64, 128), (4096,), (False, True), teaching=False)
-    others = [*attention_cells("float64", (64,), (2048,), (False,), teaching=False), *products, *tensor_cores]
+    products = [Cell(MATMUL, "bfloat16", n, who=FAST) for n in (4096, 8192)]
+    tensor_cores = attention_cells("bfloat16", (64, 128), (4096,), (False,), FAST)
+    others = [*attention_cells("float64", (64,), (2048, 4096), (False,), FAST), *products, *tensor_cores]
     return whole if dtypes else whole + others
 
 
 def lengths_plan(dtypes: Sequence[str] | None = None, quick: bool = False) -> list[Cell]:
-    """The cells of speed against N: attention without a mask, by default in float32."""
-    lengths, depths = (LENGTHS[:3], (64,)) if quick else (LENGTHS, (64, 128))
-    return [c for t in dtypes or ["float32"] for c in attention_cells(t, depths, lengths, (False,), teaching=False)]
+    """The cells of speed against N, by default in bfloat16, the papers' grid."""
+    lengths, depths = (LENGTHS[:1], (64,)) if quick else (LENGTHS, (64, 128, 256))
+    grid = [c for t in dtypes or ["bfloat16"] for c in attention_cells(t, depths, lengths, (False, True), FASTEST)]
+    return [replace(cell, hidden=PAPERS_HIDDEN) for cell in grid]
 
 
 def cells(
     dtype: str, depths: Sequence[int], lengths: Sequence[int], causal: Sequence[bool], products: Sequence[int]
 ) -> list[Cell]:
-    """Softmax, matrix products and attention; teaching rungs at the smallest depth and size only."""
+    """Softmax, matrix products and attention; everyone at the smallest depth and size only."""
     softmaxes = [Cell(SOFTMAX, dtype, N) for N in lengths]
-    matmuls = [Cell(MATMUL, dtype, n, teaching=n == products[0]) for n in products]
+    matmuls = [Cell(MATMUL, dtype, n, who=EVERYONE if n == products[0] else FAST) for n in products]
     first = attention_cells(dtype, depths[:1], lengths[:1], causal)
-    rest = [c for c in attention_cells(dtype, depths, lengths, causal, teaching=False) if not same_problem(c, first)]
+    rest = [c for c in attention_cells(dtype, depths, lengths, causal, FAST) if not same_problem(c, first)]
     return [*softmaxes, *matmuls, *first, *rest]
 
 
 def attention_cells(
-    dtype: str, depths: Sequence[int], lengths: Sequence[int], causal: Sequence[bool], teaching: bool = True
+    dtype: str, depths: Sequence[int], lengths: Sequence[int], causal: Sequence[bool], who: str = EVERYONE
 ) -> list[Cell]:
     """Forward and backward over a grid."""
     grid = [(d, N, rule, pass_) for d in depths for N in lengths for rule in causal for pass_ in (FORWARD, BACKWARD)]
-    return [Cell(pass_, dtype, N, d, rule, teaching) for d, N, rule, pass_ in grid]
+    return [Cell(pass_, dtype, N, d, rule, who) for d, N, rule, pass_ in grid]
 
 
 def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
@@ -128,8 +134,12 @@ def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
 
 def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
     """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any."""
-    rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and (not patterns or matches(r, patterns))]
-    return [r for r in rungs if cell.dtype in r.dtypes and (cell.teaching or r.name in FASTEST_FIRST + NEXT)]
+    rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and cell.dtype in r.dtypes]
+    chosen = [r for r in rungs if not patterns or matches(r, patterns)]
+    if cell.who == EVERYONE:
+        return chosen
+    fast = sorted((r for r in chosen if r.name in FASTEST_FIRST), key=lambda r: FASTEST_FIRST.index(r.name))
+    return fast[:1] if cell.who == FASTEST else fast
 
 
 def matches(rung: Rung, patterns: Collection[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numba_flash
 from numba_flash import flash_attention, flash_attention_backward, matmul, reference
 from numba_flash.bench import formula
-from numba_flash.bench.cells import HIDDEN, SOFTMAX, SOFTMAX_ELEMENTS, Cell
+from numba_flash.bench.cells import FASTEST, SOFTMAX, SOFTMAX_ELEMENTS, Cell
 from numba_flash.bench.checks import Check, check, to_host
 from numba_flash.bench.formula import WIDE, Operands
 from numba_flash.bench.measure import Call, Contest
@@ -52,10 +52,10 @@ def counts(cell: Cell, rungs: Sequence[Rung]) -> dict[str, tuple[int, int]]:
 
 
 def attention_contest(cell: Cell, rungs: Sequence[Rung], peers: Collection[str]) -> Contest:
-    """Self-attention of a batch with HIDDEN/d heads."""
+    """Self-attention of a batch."""
     assert cell.d is not None
     causal = bool(cell.causal)
-    x = Operands(*random(cell.dtype, 4, cell.batch, HIDDEN // cell.d, cell.N, cell.d))
+    x = Operands(*random(cell.dtype, 4, cell.batch, cell.heads, cell.N, cell.d))
     entrants = list(attention_peers(cell, x, peers))
     compare = last_head_check(cell, x)
     if cell.operation == FORWARD:
@@ -66,11 +66,14 @@ def attention_contest(cell: Cell, rungs: Sequence[Rung], peers: Collection[str])
     def saved() -> tuple[Any, Any]:
         return flash_attention(*x[1:], causal=causal, return_lse=True)
 
-    def backward(kernel: str) -> Any:
-        return flash_attention_backward(*x, *saved(), causal=causal, kernel=kernel)
+    def backward(kernel: str, deterministic: bool = False) -> Any:
+        return flash_attention_backward(*x, *saved(), causal=causal, kernel=kernel, deterministic=deterministic)
 
+    ours = calls(rungs, backward)
+    if cell.who == FASTEST:
+        ours |= {f"{r.name}, deterministic": partial(backward, r.name, deterministic=True) for r in rungs}
     theirs = {peer.name: peer.backward for peer in entrants if peer.backward}
-    return Contest(calls(rungs, backward), theirs, compare, counts(cell, rungs))
+    return Contest(ours, theirs, compare, counts(cell, rungs))
 
 
 def last_head_check(cell: Cell, x: Operands) -> Callable[[Any], Check]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from numba_flash.bench import formula
-from numba_flash.bench.cells import Cell
+from numba_flash.bench.cells import FASTEST, Cell
 from numba_flash.bench.formula import WIDE, Operands
 
 ANY, SHORT = ("float16", "bfloat16", "float32", "float64"), ("float16", "bfloat16")
@@ -24,7 +24,7 @@ class Kind:
     module : what it is imported from
     dtypes : that it takes
     make : from a cell, a function of torch tensors q, k, v (B, H, N, d)
-    backward, scores : has it gradients, and does it keep the score matrix?
+    backward, scores, compiles : has it gradients, does it keep the score matrix, is it compiled anew for each cell?
     heads_inside : is it a `flash_attn_func` of arrays (B, N, H, d)?
     """
 
@@ -34,11 +34,17 @@ class Kind:
     make: Callable[[Cell], Callable[..., Any]]
     backward: bool = True
     scores: bool = False
+    compiles: bool = False
     heads_inside: bool = False
 
     def takes(self, cell: Cell) -> bool:
         """Does it solve such a problem?"""
         return cell.dtype in self.dtypes and not (self.scores and cell.score_bytes > FORMULA_BYTES)
+
+    @property
+    def slow(self) -> bool:
+        """To run or to prepare?"""
+        return self.scores or self.compiles
 
 
 class Peer(NamedTuple):
@@ -89,7 +95,7 @@ KINDS = (
     Kind("torch flash", "torch", SHORT, partial(sdpa, backend="FLASH_ATTENTION")),
     Kind("torch cuDNN", "torch", SHORT, partial(sdpa, backend="CUDNN_ATTENTION")),
     Kind("torch math", "torch", ANY, partial(sdpa, backend="MATH"), scores=True),
-    Kind("FlexAttention", "torch.nn.attention.flex_attention", SHORT, flex_attention),
+    Kind("FlexAttention", "torch.nn.attention.flex_attention", SHORT, flex_attention, compiles=True),
     Kind("flash_attn", "flash_attn.flash_attn_interface", SHORT,
          partial(flash_attn_func, module="flash_attn.flash_attn_interface"), heads_inside=True),
     Kind("FlashAttention-3", "fa3_fwd_interface", SHORT, partial(flash_attn_func, module="fa3_fwd_interface"),
@@ -153,11 +159,12 @@ def absent() -> list[str]:
 
 
 def attention_peers(cell: Cell, x: Operands, patterns: Collection[str] = ()) -> Iterator[Peer]:
-    """The chosen peers for one problem."""
-    if takes_part(CUPY, patterns) and cell.score_bytes <= FORMULA_BYTES:
+    """The chosen peers for one problem; where only the fastest are timed, slow ones must have been named."""
+    slow_too = cell.who != FASTEST or bool(patterns)
+    if slow_too and takes_part(CUPY, patterns) and cell.score_bytes <= FORMULA_BYTES:
         yield Peer(CUPY, *cupy_attention(x, cell.dtype, bool(cell.causal)))
     for kind in KINDS:
-        if kind.takes(cell) and takes_part(kind.name, patterns):
+        if kind.takes(cell) and takes_part(kind.name, patterns) and (slow_too or not kind.slow):
             yield torch_peer(kind, cell, x)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from numba_flash.bench.cells import COPY, HIDDEN, TOKENS
+from numba_flash.bench.cells import COPY, HIDDEN, PAPERS_HIDDEN, TOKENS
 from numba_flash.bench.cold import ColdRow
 from numba_flash.bench.host import HostRow
 from numba_flash.bench.machine import describe
 from numba_flash.bench.measure import Row, ceilings, first_of_each
 from numba_flash.bench.plots import Picture
-from numba_flash.bench.results import COLD, HOST, LADDER, Result
+from numba_flash.bench.results import COLD, HOST, LADDER, LENGTHS, Result
 from numba_flash.ladder import FASTEST_FIRST
 
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
@@ -123,9 +123,14 @@ def readme_section(results: Sequence[Result], pictures: Sequence[Picture], root:
 
 
 def section_of(result: Result) -> list[str]:
-    """The README's paragraphs of one part; the curves of its lengths are a picture only."""
+    """The README's paragraphs of one part."""
     if result.part == LADDER:
         return ladder_section(result.rows)
+    if result.part == LENGTHS:
+        return [
+            f"The pictures' figures, TFLOP/s of {TOKENS} / N sequences with {PAPERS_HIDDEN} / d heads:",
+            markdown(*fastest_table(result.rows)),
+        ]
     if result.part == HOST:
         return [
             "What one call costs the host, which does not wait for the GPU (1 x 4 heads, N = 128, d = 64):",

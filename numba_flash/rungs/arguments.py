@@ -44,11 +44,16 @@ def choose_tiles(
     for tiles in table[itemsize, padded_width(max(problem.d, problem.dv))]:
         if tiles.full and more_registers:
             continue
-        narrowest = 4 * tiles.CG  # four columns a thread
-        fitted = replace(tiles, D=max(padded_width(problem.d), narrowest), DV=max(padded_width(problem.dv), narrowest))
+        fitted = fit_tiles(tiles, problem.d, problem.dv)
         if shared_bytes(fitted, itemsize) <= device.shared_bytes:
             return fitted
     return None
+
+
+def fit_tiles(tiles: AnyTiles, d: int, dv: int) -> AnyTiles:
+    """The same tile sizes for these head dimensions."""
+    narrowest = 4 * tiles.CG  # four columns a thread
+    return replace(tiles, D=max(padded_width(d), narrowest), DV=max(padded_width(dv), narrowest))
 
 
 def choose_mma_tiles(

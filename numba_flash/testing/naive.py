@@ -6,6 +6,7 @@ by luck, above all of a small problem, so there are several, which differ in rou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from numba_flash.reference import Array, expand_heads, visible
 
 NUDGE = 2  # units in the last place: what `ex2.approx` may be off
 STEP = 16  # terms that one `mma` adds to a sum
+BETWEEN = ("softcap", "alibi_slopes", "bias", "mask")  # what comes between a product and its exponential
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Evaluation:
     scale_first : scale*q before the product with k
     from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
     wide : P and dS are not rounded to 16 bits
+    base2 : P = 2^(s*unit - m), one multiply-add whose factor may hold the scale; rounded before it is divided by l
     terms : how many are added to the sums of a product at once, as in `summed_in_order`; by default as NumPy likes
     nudge : every intermediate result is off by NUDGE, "up", "down" or in "both" directions
     """
@@ -33,6 +36,7 @@ class Evaluation:
     scale_first: bool = False
     from_results: bool = False
     wide: bool = False
+    base2: bool = False
     terms: int | None = None
     nudge: str | None = None
 
@@ -45,6 +49,15 @@ class Evaluation:
     def stored(self, x: Array, dtype: Any) -> Array:
         """P or dS as they enter the next product."""
         return x if self.wide else x.astype(dtype).astype(x.dtype)
+
+    @property
+    def nat(self) -> float:
+        """What e is a power of: 2, or itself."""
+        return math.log2(math.e) if self.base2 else 1
+
+    def power(self, s: Array, m: Array, unit: Any) -> Array:
+        """e^(s - m), or 2^(s*unit - m), where it shows by how much m has been rounded."""
+        return np.exp2((s.astype(np.float64) * unit - m).astype(s.dtype)) if self.base2 else np.exp(s - m)
 
     def rounded(self, x: Array) -> Array:
         """x with the nudge."""
@@ -64,7 +77,7 @@ EVALUATIONS = (
     Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge="both"),
 )
 IN_ORDER = Evaluation(from_results=True, terms=1)
-ON_TENSOR_CORES = Evaluation(from_results=True, terms=STEP)
+ON_TENSOR_CORES = Evaluation(from_results=True, base2=True, terms=STEP)
 
 
 def summed_in_order(a: Array, b: Array, terms: int) -> Array:
@@ -146,9 +159,13 @@ def evaluations(*operands: Array, stored: Any = None) -> list[tuple[Evaluation, 
 
 @dataclass(frozen=True)
 class Naive:
-    """What one evaluation leaves for its gradient: S, P and softcap's derivative (..., Hq, Nq, Nk), O and LSE."""
+    """What one evaluation leaves for its gradient: S, P and softcap's derivative (..., Hq, Nq, Nk), O and LSE.
+
+    S*unit is in powers of 2 if the evaluation is in base 2, else `unit` is 1 and S in powers of e.
+    """
 
     s: Array
+    unit: Any
     p: Array
     derivative: Array
     o: Array
@@ -165,18 +182,22 @@ def factor(q: Array, scale: float | None) -> Any:
     return real_of(q.dtype)(1 / np.sqrt(q.shape[-1]) if scale is None else scale)
 
 
-def evaluate(how: Evaluation, q: Array, k: Array, v: Array, **options: Any) -> Naive:
+def evaluate(how: Evaluation, q: Array, k: Array, v: Array, *, scale: Any = None, **options: Any) -> Naive:
     """S, P, O and LSE, each a whole matrix."""
     stored, real = q.dtype, real_of(q.dtype)
     k, v = (expand_heads(x.astype(real), q.shape[-3]) for x in (k, v))
+    nat, by = real(how.nat), factor(q, scale)
+    plain = all(options.get(name) is None for name in BETWEEN)
+    by, unit = (real(1), by * nat) if how.base2 and plain and by > 0 else (by, nat)
     with np.errstate(all="ignore"):
-        s, derivative = naive_scores(how, q.astype(real), k, **options)
-        m = s.max(axis=-1, keepdims=True, initial=-np.inf)
-        e = how.rounded(np.exp(s - np.where(np.isneginf(m), real(0), m)))
+        s, derivative = naive_scores(how, q.astype(real), k, scale=by, **options)
+        m = s.max(axis=-1, keepdims=True, initial=-np.inf) * unit
+        e = how.rounded(how.power(s, np.where(np.isneginf(m), real(0), m), unit))
         l = e.sum(axis=-1, keepdims=True)
-        p = how.stored(np.where(l > 0, e / l, real(0)), stored)
-        lse = np.where(l > 0, how.rounded(m + np.log(l)), -np.inf)[..., 0]
-    return Naive(s, p, derivative, how.multiply(p, v).astype(stored), lse)
+        p, divisor = np.where(l > 0, e / l, real(0)), np.where(l > 0, l, real(1))
+        o = how.multiply(how.stored(e, stored), v) / divisor if how.base2 else how.multiply(how.stored(p, stored), v)
+        lse = np.where(l > 0, how.rounded(m / nat + np.log(l)), -np.inf)[..., 0]
+    return Naive(s, unit, how.stored(p, stored), derivative, o.astype(stored), lse)
 
 
 def naive_scores(
@@ -220,7 +241,8 @@ def evaluate_gradients(
     dp = how.multiply(do, v.swapaxes(-1, -2))
     p, delta = saved.p, (saved.p * dp).sum(axis=-1, keepdims=True)
     if how.from_results:
-        p = how.rounded(np.exp(saved.s - np.where(np.isneginf(saved.lse), np.inf, saved.lse)[..., None]))
+        lse = np.where(np.isneginf(saved.lse), np.inf, saved.lse * real(how.nat))[..., None]
+        p = how.rounded(how.power(saved.s, lse, saved.unit))
         delta = (do * saved.o.astype(real)).sum(axis=-1, keepdims=True)
     delta = delta if dlse is None else delta - np.asarray(dlse, real)[..., None]
     ds = how.stored(p * (dp - delta) * saved.derivative, stored)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from numba_flash.config import APART, GradientTiles, MatmulTiles, MmaTiles, Tiles
 from numba_flash.device.products import steps_of
 from numba_flash.planners import forget_plans
+from numba_flash.rungs.arguments import WIDTHS, fit_tiles
 
 
 @contextmanager
@@ -121,7 +122,9 @@ def gradient_rules(t: GradientTiles) -> Rules:
         "a warp owns whole fragments of the scores, in pairs": rows and t.WM % 16 == 0 == t.WN % 16 and t.WM * t.WN > 0,
         "rows of shared tiles are a power of 2 of chunks": all(n & (n - 1) == 0 for n in (t.Br, t.D, t.DV)),
         "a warp owns whole fragments of dK and dV, in pairs": t.D % (16 * t.QG) == 0 == t.DV % (16 * t.QG),
-        "dQ can be shared by all warps": t.Br <= 32 * t.warps and t.dq_rows % 16 == 0 == t.dq_columns % 16,
+        "dQ can be shared by all warps": t.Br <= 32 * t.warps
+        and t.dq_rows % 16 == 0 == t.dq_columns % 16
+        and t.dq_rows <= t.Br,
         "threads are at most 1024": t.threads <= 1024,
         "one or two tiles of queries": t.stages in (1, 2),
     }
@@ -222,17 +225,21 @@ def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
     Parameters
     ----------
     tiles : Tiles
-        Of the forward pass and of dQ in a kernel of its own: `fragment_rules`. Head dimensions are fitted to the
-        problem.
+        Of the forward pass and of dQ in a kernel of its own: `fragment_rules`.
     key_tiles : GradientTiles
-        Of dK, dV and the sum of dQ: `gradient_rules`.
+        Of dK, dV and the sum of dQ: `gradient_rules`. Head dimensions of both are fitted to the problem, whichever it
+        is, so the rules must hold for all.
 
     Raises
     ------
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    with both_passes("flash2_mma", tiles, key_tiles, fragment_rules(tiles) | gradient_rules(key_tiles)):
+    rules = [
+        fragment_rules(fit_tiles(tiles, width, width)) | gradient_rules(fit_tiles(key_tiles, width, width))
+        for width in WIDTHS
+    ]
+    with both_passes("flash2_mma", tiles, key_tiles, {rule: all(at[rule] for at in rules) for rule in rules[0]}):
         yield
 
 

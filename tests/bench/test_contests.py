@@ -9,7 +9,7 @@ import pytest
 from numba_flash import reference
 from numba_flash.arrays import gpu_count
 from numba_flash.bench import cells, contests, formula, peers
-from numba_flash.bench.cells import SOFTMAX, Cell
+from numba_flash.bench.cells import FASTEST, SOFTMAX, Cell
 from numba_flash.bench.checks import check
 from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL
 
@@ -69,6 +69,14 @@ class TestContests:
         assert list(self.enter(MATMUL, patterns=["cublas"], N=40)[1].peers) == ["cuBLAS"]
         assert not self.enter(MATMUL, patterns=["cupy"], N=40)[1].peers
         assert list(self.enter(SOFTMAX, patterns=["CUPY-f"], N=2**20)[1].peers) == ["CuPy formula"]
+
+    def test_only_the_fastest(self):
+        """Neither the formula, unless it is asked for, nor one mode of gradients alone."""
+        how = {"N": 40, "d": 64, "causal": False, "who": FASTEST}
+        name, found = self.enter(BACKWARD, **how)
+        assert list(found.ours) == [name, f"{name}, deterministic"] and not found.peers
+        assert all(found.check(call()).ok for call in found.ours.values())
+        assert list(self.enter(FORWARD, patterns=["cupy"], **how)[1].peers) == ["CuPy formula"]
 
     def test_the_formula_leaves_problems_out_whose_scores_are_too_large(self, monkeypatch):
         monkeypatch.setattr(peers, "FORMULA_BYTES", 2 * 16 * 40**2 * 4 - 1)

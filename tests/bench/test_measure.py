@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from numba_flash.bench.cells import SOFTMAX, Cell, ladder_plan, lengths_plan, rungs_for
+from numba_flash.bench.cells import EVERYONE, SOFTMAX, Cell, ladder_plan, lengths_plan, rungs_for
 from numba_flash.bench.checks import check
 from numba_flash.bench.machine import describe
 from numba_flash.bench.measure import ceilings, measure
 from numba_flash.bench.report import has_markers, ladder_section, readme_section, table_of, write_readme
 from numba_flash.bench.results import COLD, HOST, LADDER, LENGTHS, Result
 from numba_flash.bench.style import Picture
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, MATMUL, NEXT
+from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, MATMUL
 from numba_flash.ladder import LADDER as RUNGS
 from numba_flash.problem import visible_pairs
 
@@ -120,16 +120,18 @@ def test_the_ladder_times_every_kernel():
 
 def test_lengths_are_of_the_fastest_kernels():
     cells = lengths_plan()
-    assert {(c.d, c.N) for c in cells} == {(d, N) for d in (64, 128) for N in (512, 1024, 2048, 4096, 8192, 16384)}
-    assert {c.batch * c.N for c in cells} == {16384} and not any(c.causal or c.teaching for c in cells)
-    assert {c.operation for c in cells} == {FORWARD, BACKWARD}
+    grid = {(d, N, causal) for d in (64, 128, 256) for N in (1024, 4096, 16384) for causal in (False, True)}
+    assert {(c.d, c.N, c.causal) for c in cells} == grid
+    assert {c.batch * c.N for c in cells} == {16384} and {c.heads * c.d for c in cells} == {2048}
+    timed = {(c.operation, *[rung.name for rung in rungs_for(c)]) for c in cells}
+    assert timed == {(FORWARD, "flash2_mma_forward"), (BACKWARD, "flash2_mma_backward")}
     assert {c.dtype for c in lengths_plan(["float16", "bfloat16"])} == {"float16", "bfloat16"}
 
 
 def test_large_cells_leave_the_teaching_rungs_out():
     for cell in ladder_plan():
-        if not cell.teaching:
-            assert {rung.name for rung in rungs_for(cell)} <= set(FASTEST_FIRST + NEXT)
+        if cell.who != EVERYONE:
+            assert {rung.name for rung in rungs_for(cell)} <= set(FASTEST_FIRST)
 
 
 def test_only():
@@ -170,7 +172,7 @@ def test_readme(rows, tmp_path):
 
 def test_readme_tables_are_rectangular(tmp_path):
     tables = [part for part in readme_section(RESULTS, [], tmp_path).split("\n\n") if part.startswith("|")]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 

@@ -33,7 +33,8 @@ def test_every_default_kernel_is_a_job_once(arch):
     names = {kernel.name for kernel, _, _ in jobs}
     tensor_cores = {"matmul_mma", "flash2_mma_forward"} if arch != "sm_75" else set()
     rungs = {"softmax_online", "matmul_registers", "flash2_forward"} | tensor_cores
-    parts = {"delta", "convert", "merge", "flash2_backward_keys"}
+    parts = {"delta", "merge", "flash2_backward_keys"}
+    parts |= {"rows", "collect", "flash2_mma_backward_keys"} if tensor_cores else {"convert"}
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
     forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
     for half in (True, False):
@@ -49,7 +50,7 @@ COMPILE = """
     from numba_flash.config import device_of_arch
     from numba_flash.warm import default_jobs
     from numba_flash.runtime.machine_code import machine_code
-    jobs = [job for job in default_jobs(device_of_arch("sm_80")) if job[0].name == "convert"]
+    jobs = [job for job in default_jobs(device_of_arch("sm_80")) if job[0].name == "delta"]
     code = machine_code(*jobs[0])
     print(json.dumps([code.symbol, code.registers, len(code.cubin), "numba" in sys.modules]))
 """
@@ -58,9 +59,9 @@ COMPILE = """
 @no_toolkit
 def test_what_one_process_compiles_the_next_one_finds(tmp_path):
     first, second = run(COMPILE, tmp_path), run(COMPILE, tmp_path)
-    assert first[:3] == second[:3] and "convert" in first[0] and first[1] > 0
+    assert first[:3] == second[:3] and "delta" in first[0] and first[1] > 0
     assert (first[3], second[3]) == (True, False)  # the second has no need of a compiler
-    (stored,) = tmp_path.rglob("convert-*")
+    (stored,) = tmp_path.rglob("delta-*")
     stored.write_bytes(stored.read_bytes()[:-100])
     assert run(COMPILE, tmp_path)[3]  # a damaged file is as good as none
 

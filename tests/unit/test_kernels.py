@@ -97,11 +97,25 @@ def test_tables_for_tensor_cores(name):
         (GradientTiles(32, 32, 32, 32, 1, 4), "a warp owns whole fragments of dK and dV, in pairs"),
         (GradientTiles(48, 16, 32, 32, 1, 1), "rows of shared tiles are a power of 2 of chunks"),
         (GradientTiles(64, 16, 32, 32, 1, 1), "dQ can be shared by all warps"),
+        (GradientTiles(16, 128, 64, 64, 8, 1), "dQ can be shared by all warps"),
         (GradientTiles(32, 32, 32, 32, 1, 1, stages=3), "one or two tiles of queries"),
     ],
 )
 def test_gradient_tiles_that_are_not_legal(tiles, rule):
     assert rule in broken(gradient_rules(tiles))
+
+
+@pytest.mark.parametrize("width", arguments.WIDTHS)
+@pytest.mark.parametrize("tiles", [GradientTiles(16, 64, 32, 32, 2, 1), GradientTiles(64, 128, 32, 32, 4, 2)], ids=str)
+def test_warps_share_dq(tiles, width):
+    """Each element has one owner, however many columns there are for so many rows."""
+    fitted = arguments.fit_tiles(tiles, width, width)
+    groups = fitted.D // fitted.dq_columns
+    owners = np.zeros((fitted.Br, fitted.D), int)
+    for warp in range(fitted.warps):
+        row, column = warp // groups * fitted.dq_rows, warp % groups * fitted.dq_columns
+        owners[row : row + fitted.dq_rows, column : column + fitted.dq_columns] += 1
+    assert (owners == 1).all() and broken(gradient_rules(fitted)) == []
 
 
 @pytest.mark.parametrize("name", TABLES)
