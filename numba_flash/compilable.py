@@ -16,6 +16,7 @@ for function in (
     tiling.seen_keys,
     tiling.key_blocks,
     tiling.query_blocks,
+    tiling.longest_first,
     tiling.all_visible,
     tiling.accumulator_place,
     tiling.down_then_right,

@@ -22,12 +22,13 @@ Adds = Literal["scalars", "vectors"]
 
 @dataclass(frozen=True)
 class Device:
-    """What a kernel must know of the machine it runs on."""
+    """What a kernel must know of the machine it runs on; `l2_bytes`, of its cache, are an A100's by default."""
 
     name: str
     compute_capability: tuple[int, int]
     shared_bytes: int  # the most shared memory that one block may have
     simulated: bool = False
+    l2_bytes: int = 40 * 2**20
 
     @property
     def arch(self) -> str:
@@ -77,6 +78,7 @@ def cuda_device(ordinal: int) -> Device:
         name=device.name,
         compute_capability=tuple(device.compute_capability),
         shared_bytes=device.properties.max_shared_memory_per_block_optin,
+        l2_bytes=device.properties.l2_cache_size,
     )
 
 

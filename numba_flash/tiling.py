@@ -56,6 +56,18 @@ def key_blocks(i, Br, Bc, Nq, Nk, first, last):
     return low // Bc, cdiv(high, Bc)
 
 
+def longest_first(block, Tr, heads, together):
+    """Which query block of which head is number `block` of the Tr * heads blocks that a GPU starts in order.
+
+    If the mask is causal, later query blocks see more keys. So that none of these starts last, when other
+    multiprocessors have nothing left to do, all last query blocks come first, then those before them: not of all heads,
+    whose keys and values the cache could not hold at once, but of so many `together`.
+    """
+    first = block // (Tr * together) * together
+    width, place = min(together, heads - first), block - first * Tr
+    return Tr - 1 - place // width, first + place % width
+
+
 def query_blocks(j, Br, Bc, Nq, Nk, first, last):
     """Query blocks [begin, end) with a row that sees some key of key block j."""
     low = max(0, j * Bc - last)
@@ -132,7 +144,7 @@ def swizzle(row, chunk, chunks):
     Any eight neighbouring rows, from a multiple of eight on, have the same chunk in eight different groups of banks.
     """
     ways = min(chunks, 8)
-    return chunk ^ (row * ways >> 3 & ways - 1)
+    return (chunk & -ways) + ((chunk & ways - 1) ^ (row * ways >> 3 & ways - 1))
 
 
 def swizzled(row, column, columns):

@@ -38,7 +38,7 @@ from numba_flash.device.tiles import (
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.rungs.flash2_forward import pieces
-from numba_flash.tiling import all_visible, cdiv, key_blocks
+from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first
 
 
 @cache
@@ -93,7 +93,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
 
     def flash2_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, together,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -101,7 +101,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         Vj, P = shared_tile(V_AT, V_SHAPE, REAL), shared_tile(P_AT, P_SHAPE, REAL)
         rg, cg = place()
         Tr = cdiv(Nq, Br)
-        i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
+        i, bh = longest_first(cuda.blockIdx.x, Tr, cuda.gridDim.x // Tr, together)
         b, h = bh // Hq, bh % Hq
         hk = h // (Hq // Hk)
         Qh, Kh = global_view(Q, head(Q_strides, b, h), STORED), global_view(K, head(K_strides, b, hk), STORED)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from numba import cuda, float32, uint16, uint32
+from numba import cuda, float32, int32, uint16, uint32
 from numba.types import uint8
 
 from numba_flash.config import Loads, Tiles
@@ -37,7 +37,7 @@ from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.rungs.flash2_mma_forward import pieces
-from numba_flash.tiling import all_visible, cdiv, key_blocks
+from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first
 
 
 @cache
@@ -80,7 +80,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
 
     def flash2_mma_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, together,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -89,11 +89,12 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
         rg, cg = warp_row + lane() // 4, lane() % 4
         Tr = cdiv(Nq, Br)
-        i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
+        i, bh = longest_first(cuda.blockIdx.x, Tr, cuda.gridDim.x // Tr, together)
+        i, bh = int32(i), int32(bh)
         b, h = bh // Hq, bh % Hq
         hk = h // (Hq // Hk)
         Qh, Kh = global_view(Q, head(Q_strides, b, h), uint16), global_view(K, head(K_strides, b, hk), uint16)
-        Vh, Oh = global_view(V, head(V_strides, b, hk), uint16), global_view(O, bh * Nq * dv, uint16)
+        Vh = global_view(V, head(V_strides, b, hk), uint16)
         bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
         mask_h = global_view(mask, head(mask_strides, b, h), uint8)
         slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
@@ -133,6 +134,6 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             cuda.syncthreads()  # Vj is written before anyone reads it
             multiply_pv(acc, p, Vj, 0, 0)
         finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
-        write_o(Oh, dv, acc, i * Br + warp_row, 0, Nq, dv)
+        write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, i * Br + warp_row, 0, Nq, dv)
 
     return flash2_mma_forward

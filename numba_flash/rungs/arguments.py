@@ -18,6 +18,7 @@ WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
 LARGEST_GRID = 2**31 - 1
 SMALLEST_TILE = 4  # rows of the smallest query or key block in any table
 NO_STRIDES = (0, 0, 0, 0)
+CACHED = 5 / 8  # of the cache, for K and V of heads whose blocks run side by side
 
 AnyTiles = TypeVar("AnyTiles", Tiles, GradientTiles)
 
@@ -117,6 +118,17 @@ def kind_of_parts(problem: AttentionProblem | MatmulProblem, *widths: int) -> Lo
 def folds_scale(problem: AttentionProblem) -> bool:
     """May the forward pass leave the scale to the exponent, e^(scale*(s - m))? m is then the largest product."""
     return problem.score == ScoreOptions() and problem.scale > 0
+
+
+def heads_together(problem: AttentionProblem, device: Device) -> int:
+    """Of how many heads the longest rows start first (`longest_first`): as many as leave K and V in the cache.
+
+    One head follows another where no row's keys end before the last one.
+    """
+    if problem.last >= problem.Nk:
+        return 1
+    fitting = int(CACHED * device.l2_bytes) // max(1, problem.Nk * (problem.d + problem.dv) * ITEMSIZE[problem.dtype])
+    return max(1, min(fitting * (problem.Hq // problem.Hk), problem.B * problem.Hq))
 
 
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:

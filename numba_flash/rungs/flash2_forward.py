@@ -8,6 +8,7 @@ from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_tiles,
     folds_scale,
+    heads_together,
     kind_of_loads,
     option_bytes,
     read_columns,
@@ -93,7 +94,8 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     kernel = Kernel("flash2_forward", config, tiles.threads, shared, tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
-    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]
+    tail = (*score_arguments(problem, x), heads_together(problem, device))
+    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *tail))]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:

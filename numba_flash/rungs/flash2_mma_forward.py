@@ -8,6 +8,7 @@ from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_mma_tiles,
     folds_scale,
+    heads_together,
     kind_of_parts,
     mma_reasons,
     option_bytes,
@@ -58,7 +59,8 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
-    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *score_arguments(problem, x)))]
+    tail = (*score_arguments(problem, x), heads_together(problem, device))
+    return [Launch(kernel, grid, (*inputs, Written(o), Written(lse), *tail))]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:

@@ -41,6 +41,7 @@ from numba_flash.testing.tiles import (
     matmul_rules,
     mma_rules,
     query_rules,
+    tiny_tiles,
 )
 from numba_flash.testing.tolerance import assert_close
 
@@ -444,6 +445,31 @@ class TestDeterministic:
         assert all(first[1:] == other[1:] for other in results[False])
 
 
+class TestOrder:
+    pytestmark = in_simulator
+
+    @pytest.mark.parametrize("module", [flash2_forward, flash2_mma_forward], ids=lambda m: m.__name__.split(".")[-1])
+    @pytest.mark.parametrize("together", [1, 2, 4, 9])
+    def test_heads_may_start_together(self, module, together, monkeypatch):
+        monkeypatch.setattr(module, "heads_together", lambda problem, device: together)
+        dtype = np.float16 if module is flash2_mma_forward else np.float32
+        q, k, v = (normal(n, 2, H, N, 8).astype(dtype) for n, (H, N) in enumerate([(3, 40), (1, 37), (1, 37)]))
+        with tiny_tiles():
+            o, lse = flash_attention(q, k, v, causal=True, return_lse=True, kernel=module.__name__.split(".")[-1])
+        ref_o, ref_lse = reference.attention(q, k, v, causal=True)
+        np.testing.assert_allclose(o, ref_o, atol=1e-3)
+        np.testing.assert_allclose(lse, ref_lse, atol=1e-3)
+
+
+def test_heads_that_start_together_leave_their_keys_in_the_cache():
+    problem = replace(attention_problem(64, 64, "float16"), B=3, Hq=8, Hk=2, Nq=1024, Nk=1024, last=0)
+    of_a_key_head = 1024 * 128 * 2
+    for fitting, heads in ((0.5, 1), (1, 4), (2.9, 8), (100, 24)):
+        device = replace(SIMULATOR, l2_bytes=int(fitting * of_a_key_head / arguments.CACHED) + 1)
+        assert arguments.heads_together(problem, device) == heads
+    assert arguments.heads_together(replace(problem, last=1024), device) == 1  # no row is longer than another
+
+
 def epsilon(dtype):
     """Half a unit in the last place of numbers near 1."""
     return {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}[dtype]
@@ -465,6 +491,7 @@ class TestNumbers:
 def naive_merge(o1, lse1, o2, lse2):
     """Merge by the formula, in the dtype of lse."""
     lse = np.logaddexp(lse1, lse2)
-    pivot = np.where(np.isneginf(lse), lse.dtype.type(0), lse)
-    w1, w2 = np.exp(lse1 - pivot)[..., None], np.exp(lse2 - pivot)[..., None]
-    return (w1 * o1.astype(lse.dtype) + w2 * o2.astype(lse.dtype)).astype(o1.dtype), lse
+    m = np.maximum(lse1, lse2)
+    alpha, beta = (np.exp(x - np.where(np.isneginf(m), 0, m))[..., None] for x in (lse1, lse2))
+    o = alpha * o1.astype(lse.dtype) + beta * o2.astype(lse.dtype)
+    return (o / np.where(np.isneginf(m), 1, alpha[..., 0] + beta[..., 0])[..., None]).astype(o1.dtype), lse

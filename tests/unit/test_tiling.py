@@ -87,6 +87,16 @@ def test_blocks_are_those_with_a_visible_pair(Nq):
                     assert tiling.query_blocks(block, Br, Bc, Nq, Nk, first, last) == block_range(seen)
 
 
+@pytest.mark.parametrize("Tr", range(1, 6))
+@pytest.mark.parametrize("heads", range(1, 6))
+@pytest.mark.parametrize("together", range(1, 7))
+def test_longest_first(Tr, heads, together):
+    """Every block once; group after group of heads, and of a group the last query blocks before those above them."""
+    order = [tiling.longest_first(block, Tr, heads, together) for block in range(Tr * heads)]
+    assert sorted(order) == list(itertools.product(range(Tr), range(heads)))
+    assert order == sorted(order, key=lambda at: (at[1] // together, -at[0], at[1]))
+
+
 def test_no_blocks_without_keys_or_queries():
     for first, last in bands(0, 4):
         assert tiling.query_blocks(0, 2, 2, 0, 4, first, last) == (0, 0)
@@ -209,12 +219,16 @@ def test_grouped_tiles_are_all_tiles(group):
             assert columns == sorted(columns)
 
 
-@pytest.mark.parametrize("name", ["accumulator_place", "swizzle", "grouped", "down_then_right", "right_then_down"])
+MAPS = ["accumulator_place", "swizzle", "grouped", "longest_first", "down_then_right", "right_then_down"]
+
+
+@pytest.mark.parametrize("name", MAPS)
 def test_compiled_maps_give_the_same_numbers(name):
     function = getattr(tiling, name)
     arguments = {
         "accumulator_place": [*itertools.product(range(32), range(4))],
         "swizzle": [(r, c, n) for n in CHUNKS for r in range(16) for c in range(n)],
+        "longest_first": [(i, 5, 4, together) for i in range(20) for together in (1, 2, 3, 9)],
         "grouped": [(i, 5, 4, group) for i in range(20) for group in (1, 2, 3)],
     }.get(name, [(lane,) for lane in range(32)])
     names = ", ".join("abcd"[: len(arguments[0])])

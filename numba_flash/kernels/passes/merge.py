@@ -5,7 +5,8 @@ Paper      the online softmax's law, Milakov & Gimelshein 2018, arXiv:1805.02867
 Grid       (B*N,)     Threads 128: a block owns one row
 Shapes     O1, O2 (B, N, dv), LSE1, LSE2 (B, N), any strides -> O (B, N, dv), LSE (B, N), contiguous
 On chip    nothing
-Invariant  LSE = log(e^LSE1 + e^LSE2), O = e^(LSE1 - LSE) O1 + e^(LSE2 - LSE) O2
+Invariant  m = max(LSE1, LSE2), alpha = e^(LSE1 - m), beta = e^(LSE2 - m), l = alpha + beta:
+           LSE = m + log(l), O = (alpha O1 + beta O2) / l
 Units      LSE in nats
 Edges      the identity is (-inf, 0): a row that saw no key on either side stays O = 0, LSE = -inf
 Traffic    reads both O once, writes O once
@@ -19,34 +20,31 @@ from functools import cache
 from numba import cuda
 
 from numba_flash.device.number import number
-from numba_flash.ptx import device, global_view
+from numba_flash.ptx import global_view
 
 
 @cache
 def make_merge(dtype: str, threads: int):
     """The kernel for one storage dtype, in blocks of so many threads."""
     n = number(dtype)
-    STORED, REAL, ZERO, NEG_INF, exp = n.stored, n.real, n.zero, n.neg_inf, n.exp
-    to_real, to_stored = n.to_real, n.to_stored
-
-    @device
-    def add_logs(x, y):  # log(e^x + e^y)
-        m = max(x, y)
-        return m if m == NEG_INF else m + REAL(math.log(exp(x - m) + exp(y - m)))
+    STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
+    exp, to_real, to_stored = n.exp, n.to_real, n.to_stored
 
     def merge(O1, O1_strides, LSE1, LSE1_strides, O2, O2_strides, LSE2, LSE2_strides, O, LSE, N, dv):
         b, row = cuda.blockIdx.x // N, cuda.blockIdx.x % N
         lse1 = global_view(LSE1, b * LSE1_strides[0], REAL)[row * LSE1_strides[1]]
         lse2 = global_view(LSE2, b * LSE2_strides[0], REAL)[row * LSE2_strides[1]]
-        lse = add_logs(lse1, lse2)
-        pivot = ZERO if lse == NEG_INF else lse
-        w1, w2 = exp(lse1 - pivot), exp(lse2 - pivot)
+        m = max(lse1, lse2)
+        pivot = ZERO if m == NEG_INF else m
+        alpha, beta = exp(lse1 - pivot), exp(lse2 - pivot)
+        l = alpha + beta
+        share = ZERO if l == ZERO else ONE / l  # not e^-LSE: that would round LSE first
         o1 = global_view(O1, b * O1_strides[0] + row * O1_strides[1], STORED)
         o2 = global_view(O2, b * O2_strides[0] + row * O2_strides[1], STORED)
         o = global_view(O, cuda.blockIdx.x * dv, STORED)
         for c in range(cuda.threadIdx.x, dv, threads):
-            o[c] = to_stored(w1 * to_real(o1[c * O1_strides[2]]) + w2 * to_real(o2[c * O2_strides[2]]))
+            o[c] = to_stored(share * (alpha * to_real(o1[c * O1_strides[2]]) + beta * to_real(o2[c * O2_strides[2]])))
         if cuda.threadIdx.x == 0:
-            global_view(LSE, 0, REAL)[cuda.blockIdx.x] = lse
+            global_view(LSE, 0, REAL)[cuda.blockIdx.x] = NEG_INF if l == ZERO else m + REAL(math.log(l))
 
     return merge
