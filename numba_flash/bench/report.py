@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from numba_flash.bench.cells import COPY, HIDDEN, PAPERS_HIDDEN, TOKENS
+from numba_flash.bench.cells import CEILING, COPY, HIDDEN, PAPERS_HIDDEN, TOKENS
 from numba_flash.bench.cold import ColdRow
 from numba_flash.bench.host import HostRow
 from numba_flash.bench.machine import describe
@@ -127,9 +127,12 @@ def section_of(result: Result) -> list[str]:
     if result.part == LADDER:
         return ladder_section(result.rows)
     if result.part == LENGTHS:
+        lengths = sorted({row.N for row in result.rows if row.operation != CEILING})
+        middle = lengths[len(lengths) // 2]
+        shape = f"{TOKENS // middle} sequences with {PAPERS_HIDDEN} / d heads"
         return [
-            f"The pictures' figures, TFLOP/s of {TOKENS} / N sequences with {PAPERS_HIDDEN} / d heads:",
-            markdown(*fastest_table(result.rows)),
+            f"The curves' figures at N = {middle}, TFLOP/s of {shape}:",
+            markdown(*fastest_table([row for row in result.rows if middle == row.N])),
         ]
     if result.part == HOST:
         return [

@@ -65,7 +65,7 @@ class Evaluation:
         if self.nudge is None:
             return x
         if isinstance(self.nudge, int):
-            seed = (self.nudge, zlib.crc32(np.ascontiguousarray(x)))  # so that no two intermediate results cancel
+            seed = (self.nudge, zlib.crc32(x.tobytes()))  # so that no two intermediate results cancel
             signs = np.random.default_rng(seed).choice([-1, 1], x.shape)
         else:
             signs = np.array({"up": 1, "down": -1}[self.nudge])
@@ -80,7 +80,7 @@ EVALUATIONS = (
     Evaluation(from_results=True, wide=True, nudge=0),
     Evaluation(reverse=True, scale_first=True, from_results=True, wide=True, nudge=1),
 )
-AGAIN = tuple(Evaluation(from_results=True, wide=True, nudge=seed) for seed in range(2, 8))
+AGAIN = tuple(Evaluation(from_results=True, wide=True, nudge=seed) for seed in range(2, 6))
 SMALL = 2**15  # elements of operands that are cheap to evaluate again, and may well be exact by luck
 IN_ORDER = Evaluation(from_results=True, terms=1)
 IN_BASE_2 = tuple(Evaluation(from_results=True, wide=True, base2=True, nudge=seed) for seed in range(2))
