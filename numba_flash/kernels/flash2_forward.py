@@ -25,7 +25,7 @@ from numba_flash.config import Loads, Tiles, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_grew, make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
     fill,
     head,
@@ -66,7 +66,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)
-    row_of, _ = make_rows_and_columns(scores)
+    grew, (row_of, _) = make_grew(TM, dtype), make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
     write_o = make_write_rows(out, dtype, loads != "elements")
 
@@ -138,7 +138,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
             online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
-            rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
+            if grew(alpha):
+                rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
             wait(0 if TIGHT else 1)
             cuda.syncthreads()  # P and Vj are written before anyone reads them

@@ -31,7 +31,7 @@ from numba_flash.device.fragments import (
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_grew, make_online_softmax, make_row_sum
 from numba_flash.device.swizzled import make_load_swizzled
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
@@ -60,7 +60,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc, DV)
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
-    round_to, at = make_round(dtype, scores), make_element(out)
+    grew, round_to, at = make_grew(TM, dtype), make_round(dtype, scores), make_element(out)
     write_o = make_write_fragments(dtype, HEIGHT, DV, pairs)
 
     @device
@@ -128,7 +128,8 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
             online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
-            rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
+            if grew(alpha):
+                rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
             wait(1)
             cuda.syncthreads()  # Vj is written before anyone reads it

@@ -16,7 +16,7 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 ATTENTION = test_tensor_cores.copied
-FORWARD, FRAGMENTS = "kernels.flash2_mma_forward", "device.fragments"
+FORWARD, FRAGMENTS, SOFTMAX = "kernels.flash2_mma_forward", "device.fragments", "device.softmax"
 
 MUTANTS = [
     Mutant("nobody waits for Qi, Kj", FORWARD, "wait(0)\n", "pass\n", ATTENTION),
@@ -32,6 +32,7 @@ MUTANTS = [
            "cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes", "pass",
            ATTENTION, "early"),
     Mutant("O is not rescaled", FORWARD, "rescale(acc, alpha)  # line 10", "pass  # line 10", ATTENTION),
+    Mutant("O is rescaled only if all lanes' maxima grew", SOFTMAX, "cuda.any_sync", "cuda.all_sync", ATTENTION),
     Mutant("LSE in base 2", FORWARD, "float32(math.log(total))", "float32(math.log2(total))", ATTENTION),
     Mutant("all warps own the same rows", FORWARD, "(cuda.threadIdx.x >> 5) * HEIGHT", "0", ATTENTION),
     Mutant("another KV head", FORWARD, "hk = h // (Hq // Hk)", "hk = h % Hk", ATTENTION),

@@ -52,6 +52,8 @@ MUTANTS = [
 
     Mutant("O is not rescaled", FORWARD, "rescale(acc, alpha)  # line 10", "pass  # line 10",
            test_algebra.test_ones_give_ones),
+    Mutant("O is rescaled only if all lanes' maxima grew", SOFTMAX, "cuda.any_sync", "cuda.all_sync",
+           test_agreement.test_forward),
     Mutant("O is not divided by l", FORWARD, "else ONE / total", "else ONE",
            test_algebra.test_ones_give_ones),
     Mutant("LSE in base 2", FORWARD, "REAL(math.log(total))", "REAL(math.log2(total))",
