@@ -1,4 +1,4 @@
-"""CuPy, cuda.core and a GPU, played by NumPy and the simulator: what runs between a call and the driver, on a CPU.
+"""CuPy, the driver and a GPU, played by NumPy and the simulator: what runs between a call and the driver, on a CPU.
 
 Memory is host memory, a launch finds its arrays by their addresses and runs in the simulator, and all that a stream is
 asked to do is written down.
@@ -86,6 +86,7 @@ class FakeGpu:
     def __init__(self):
         self.notes, self.launched, self.allocated = [], [], []
         self.loaded = self.device = 0
+        self.kernels = []
         self.current = FakeStream(5, self.notes)
 
     def change_device(self, ordinal):
@@ -104,7 +105,7 @@ class FakeGpu:
         return self.remember(x)
 
     def alloc(self, count):
-        return FakeMemory(self.remember(np.full(count, 0xFF, np.uint8)))
+        return FakeMemory(self.remember(np.full(count, 0xFF, np.uint8)))  # NaNs of every dtype
 
     def asarray(self, x):
         """The array on the device: a copy with its strides."""
@@ -114,7 +115,8 @@ class FakeGpu:
     def load(self, kernel, signature, ordinal):
         assert ordinal == 0
         self.loaded += 1
-        return SimpleNamespace(kernel=kernel, letters=signature.split(","))
+        self.kernels.append((kernel, signature.split(",")))
+        return SimpleNamespace(handle=len(self.kernels))
 
     def pointer(self, address):
         """Where an address points, with the bounds of the allocation that holds it."""
@@ -127,17 +129,22 @@ class FakeGpu:
                 return simulator.Pointer(memory, writable=True) + (address - low)
         raise AssertionError(f"address {address} lies in no allocation")
 
-    def launch(self, stream, configuration, loaded, *parameters):
-        """`cuda.core.launch`."""
-        rest, arguments = list(parameters), []
-        for letter in loaded.letters:
-            taken = [rest.pop(0) for _ in range(int(letter[1:] or 1))]
+    def launch(self, function, *sizes_and_rest):
+        """`cuda.bindings.driver.cuLaunchKernel`."""
+        *sizes, shared_bytes, stream, parameters, extra = sizes_and_rest
+        kernel: Kernel
+        kernel, letters = self.kernels[int(function) - 1]
+        assert sizes[1:] == [1, 1, kernel.threads, 1, 1] and shared_bytes == kernel.shared_bytes and extra == 0
+        if self.device is None:
+            return (gpu.NO_CONTEXT,)
+        arguments, lies = [], parameters
+        for letter in letters:
+            taken = [parameter(lies + 8 * n, letter) for n in range(int(letter[1:] or 1))]
+            lies += 8 * len(taken)
             arguments.append(tuple(taken) if letter[1:] else self.pointer(taken[0]) if letter == "P" else taken[0])
-        assert not rest
-        kernel: Kernel = loaded.kernel
-        assert configuration.block == (kernel.threads, 1, 1) and configuration.shmem_size == kernel.shared_bytes
         self.launched.append((stream, kernel.name))
-        simulator.launch(kernel.function, configuration.grid[0], kernel.threads, kernel.shared_bytes, arguments)
+        simulator.launch(kernel.function, sizes[0], kernel.threads, kernel.shared_bytes, arguments)
+        return (gpu.SUCCESS,)
 
     @property
     def cupy(self):
@@ -150,11 +157,21 @@ class FakeGpu:
             asnumpy=lambda x: np.array(x).view(np.ndarray),
             cuda=SimpleNamespace(
                 alloc=self.alloc,
-                runtime=SimpleNamespace(getDeviceCount=lambda: 1),
-                get_current_stream=lambda: self.current,
+                runtime=SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: self.device or 0),
+                get_current_stream=lambda device=None: self.current,
                 ExternalStream=lambda handle, device: FakeStream(handle, self.notes),
             ),
         )
+
+
+def parameter(lies, letter):
+    """A parameter of a launch, by the type of its argument, from where the list of parameters says that it lies."""
+    kind, number = {
+        "P": (ctypes.c_uint64, int), "L": (ctypes.c_int64, int), "F": (ctypes.c_float, np.float32),
+        "D": (ctypes.c_double, np.float64),
+    }[letter[0]]  # fmt: skip
+    address = ctypes.c_uint64.from_address(lies).value
+    return number(kind.from_address(address).value)
 
 
 @contextmanager
@@ -185,8 +202,7 @@ def fake_gpu():
         stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))
         played = {
             "load": machine.load,
-            "cuda_launch": machine.launch,
-            "stream_of": lambda handle: handle,
+            "launch_kernel": machine.launch,
             "current_device": lambda: machine.device,
             "Device": lambda ordinal: SimpleNamespace(set_current=lambda: machine.change_device(ordinal)),
         }

@@ -122,7 +122,7 @@ class TestTorch:
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
     def test_results_are_tensors_again(self, torch, dtype):
         tensor = torch.randn(3, 4).to(getattr(torch, dtype))
-        back = give_back(read(tensor).data, tensor)
+        (back,) = give_back([read(tensor).data], tensor)
         assert isinstance(back, torch.Tensor) and back.dtype == tensor.dtype and torch.equal(back, tensor)
         assert back.data_ptr() == tensor.data_ptr()
 

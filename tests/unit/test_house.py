@@ -26,6 +26,7 @@ ORDER = (
     "algorithms.monoid",
     "algorithms",
     "arrays",
+    "allocation",
     "outline",
     "problem",
     "matmul_problem",
