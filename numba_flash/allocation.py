@@ -21,22 +21,19 @@ def allocated_bytes(shape: Sequence[int], dtype: str) -> int:
     return round_up(prod(shape) * ITEMSIZE[dtype], ALLOCATED)
 
 
+# Results, their addresses and that of the scratch, what keeps the scratch, and the handle of the current stream.
+Allocated = tuple[list[Any], list[int], Any, int]
+
+
 class Allocation(Protocol):
     """Of results with these shapes and dtypes, and of so many bytes of scratch, on a device."""
 
-    device: int
     get_device: Callable[[], int]  # the thread's current one
 
     def __init__(self, results: Shapes, scratch: int, device: int) -> None: ...
 
-    def stream(self) -> int:
-        """The handle of the device's current stream."""
-
-    def allocate(self) -> tuple[list[Any], list[int], Any]:
-        """The results, their addresses and that of the scratch, and what keeps that until the kernels are started.
-
-        It is called with the device and its stream the current ones.
-        """
+    def allocate(self) -> Allocated:
+        """On the current stream of the device, which is the current one; scratch is kept until kernels are started."""
 
 
 class CupyAllocation:
@@ -53,37 +50,37 @@ class CupyAllocation:
         self.get_device, self.get_stream = cupy.cuda.runtime.getDevice, cupy.cuda.get_current_stream
         self.ndarray, self.alloc = cupy.ndarray, cupy.cuda.alloc
         self.counts = [allocated_bytes(*x) for x in results]
-        self.little = scratch * LITTLE <= self.counts[0]
+        self.room = self.counts[0]
+        self.little = scratch * LITTLE <= self.room
         self.results = [(tuple(shape), NUMPY_DTYPES[dtype], allocated_bytes(shape, dtype)) for shape, dtype in results]
         self.in_graphs = bool(scratch) and not (self.little and len(results) == 1)
         if self.little:
             shape, dtype, count = self.results[0]
             self.results[0] = shape, dtype, count + scratch
 
-    def stream(self) -> int:
-        return self.get_stream(self.device).ptr
-
-    def allocate(self) -> tuple[list[Any], list[int], Any]:
-        if self.in_graphs and self.get_stream(self.device).is_capturing():
-            return self.together()
-        made, addresses, kept = [], [], None
+    def allocate(self) -> Allocated:
+        stream = self.get_stream(self.device)
+        if self.in_graphs and stream.is_capturing():
+            return self.together(stream.ptr)
+        alloc, ndarray = self.alloc, self.ndarray
+        made, addresses = [], []
         for shape, dtype, count in self.results:
-            memory = self.alloc(count)
-            made.append(self.ndarray(shape, dtype, memory))
+            memory = alloc(count)
+            made.append(ndarray(shape, dtype, memory))
             addresses.append(memory.ptr)
         if self.little:
-            addresses.append(addresses[0] + self.counts[0])
-        else:
-            kept = self.alloc(self.scratch)
-            addresses.append(kept.ptr)
-        return made, addresses, kept
+            addresses.append(addresses[0] + self.room)
+            return made, addresses, None, stream.ptr
+        kept = alloc(self.scratch)
+        addresses.append(kept.ptr)
+        return made, addresses, kept, stream.ptr
 
-    def together(self) -> tuple[list[Any], list[int], Any]:
+    def together(self, stream: int) -> Allocated:
         """The same in one allocation."""
         begins = list(accumulate(self.counts, initial=0))
         memory = self.alloc(begins[-1] + self.scratch)
         made = [self.ndarray(*x[:2], memory + begin) for x, begin in zip(self.results, begins, strict=False)]
-        return made, [memory.ptr + begin for begin in begins], None
+        return made, [memory.ptr + begin for begin in begins], None, stream
 
 
 class TorchAllocation:
@@ -99,15 +96,12 @@ class TorchAllocation:
         # torch.cuda.current_stream costs a Python object. torch.compile and Triton take the handle from here, too.
         self.get_stream = torch._C._cuda_getCurrentRawStream
 
-    def stream(self) -> int:
-        return self.get_stream(self.device)
-
-    def allocate(self) -> tuple[list[Any], list[int], Any]:
+    def allocate(self) -> Allocated:
         made = [self.empty(shape, dtype=dtype, device=self.place) for shape, dtype in self.wanted]
-        addresses = [x.data_ptr() for x in made]
+        addresses, stream = [x.data_ptr() for x in made], self.get_stream(self.device)
         if self.scratch:
-            return made[:-1], addresses, made[-1]
-        return made, [*addresses, 0], None
+            return made[:-1], addresses, made[-1], stream
+        return made, [*addresses, 0], None, stream
 
 
 ALLOCATIONS: dict[str, type[Allocation]] = {CUPY.name: CupyAllocation, TORCH.name: TorchAllocation}

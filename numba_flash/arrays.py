@@ -316,15 +316,10 @@ def describe(operands: Sequence[Any]) -> tuple[list[Any], list[int], tuple[Any, 
 
     What a plan depends on is a `Description` of each, None for None, or why it is `Unreadable`.
     """
-    arrays, addresses, descriptions = list(operands), [], []
-    of_cupy = CUPY.kind
-    for n, x in enumerate(operands):
-        if isinstance(x, of_cupy):  # as CUPY.describe(x), without the price of a call
-            memory = x.data
-            address = memory.ptr
-            description = CUPY, x.shape, x.strides, x.dtype, address % ALIGNED, memory.device_id
-        else:
-            arrays[n], address, description = describe_any(x)
+    arrays, addresses, descriptions = [], [], []
+    for x in operands:
+        array, address, description = CUPY.describe(x) if isinstance(x, CUPY.kind) else describe_any(x)
+        arrays.append(array)
         addresses.append(address)
         descriptions.append(description)
     return arrays, addresses, tuple(descriptions)

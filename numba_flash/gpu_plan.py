@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from numba_flash.allocation import ALLOCATIONS, Allocation, Shapes, allocated_bytes
+from numba_flash.allocation import ALLOCATIONS, Allocation, CupyAllocation, Shapes, allocated_bytes
 from numba_flash.arrays import stream_handle
 from numba_flash.runtime import Launch
 from numba_flash.runtime.gpu import Starts, on_device, prepare
@@ -18,36 +18,53 @@ from numba_flash.steps import Fill, Step
 class GpuPlan:
     """A call on a GPU.
 
-    library : of the results
+    library, device : of the results
     memory : what makes them, and scratch
     fills : numbers of results, and what all their elements are
     starts : the launches, on the addresses of the operands, of the results and of the scratch
     """
 
     library: Any
+    device: int
     memory: Allocation
     fills: tuple[tuple[int, float], ...]
     starts: Starts
 
     def run(self, operands: Sequence[Any], addresses: list[int], stream: Any) -> list[Any]:
         """The results; the host does not wait for them."""
-        memory = self.memory
-        if stream is None and memory.get_device() == memory.device:
-            return self.start(addresses, memory.stream())
-        with on_device(memory.device):
+        if stream is None and self.memory.get_device() == self.device:
+            return self.start(addresses)
+        with on_device(self.device):
             if stream is None:
-                return self.start(addresses, memory.stream())
-            handle = stream_handle(stream)
-            with self.library.on_stream(handle, memory.device):
-                return self.start(addresses, handle)
+                return self.start(addresses)
+            with self.library.on_stream(stream_handle(stream), self.device):
+                return self.start(addresses)
 
-    def start(self, addresses: list[int], handle: int) -> list[Any]:
-        """The same on the stream with this handle, which is the library's current one."""
-        results, made, _kept = self.memory.allocate()
+    def start(self, addresses: list[int]) -> list[Any]:
+        """The same on the current stream of the device, which is the current one."""
+        results, made, _kept, stream = self.memory.allocate()
         for n, value in self.fills:
             results[n][...] = value
-        self.starts(handle, addresses + made)
+        self.starts(stream, addresses + made)
         return results
+
+    def shortcut(self) -> Callable[[list[int]], Any]:
+        """The same for the only result, of CuPy, with all that is known beforehand looked up."""
+        memory, device, starts = self.memory, self.device, self.starts
+        if self.fills or not isinstance(memory, CupyAllocation) or not memory.little:
+            return lambda addresses: self.run((), addresses, None)[0]
+        ((shape, dtype, count),), room = memory.results, memory.room
+        alloc, ndarray, get_device, get_stream = memory.alloc, memory.ndarray, memory.get_device, memory.get_stream
+
+        def run(addresses: list[int]) -> Any:
+            if get_device() != device:
+                return self.run((), addresses, None)[0]
+            stream, made = get_stream(device), alloc(count)
+            address = made.ptr
+            starts(stream.ptr, [*addresses, address, address + room])
+            return ndarray(shape, dtype, made)
+
+        return run
 
 
 def make_gpu_plan(
@@ -59,6 +76,7 @@ def make_gpu_plan(
     launches = [x for x in steps if isinstance(x, Launch) and x.grid]
     return GpuPlan(
         library=library,
+        device=device,
         memory=ALLOCATIONS[library.name](results, scratch_bytes, device),
         fills=tuple((x.array.data.source - count, x.value) for x in steps if isinstance(x, Fill)),
         starts=prepare(launches, device, count + len(results), begins),

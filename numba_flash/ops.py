@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba_flash.arrays import give_back, stream_handle
+from numba_flash.arrays import CUPY, give_back, stream_handle
 from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
 from numba_flash.plan import answer
 from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
 from numba_flash.problem import Reasons
+from numba_flash.shortcut import short_answer
 
 
 def flash_attention(
@@ -98,9 +99,14 @@ def flash_attention(
     True
     """
     operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
-    settings = (
-        kernel, complaint(stream), return_lse, causal, q_offset, window, scale, softcap, score_mod, mask_mod,
-    )  # fmt: skip
+    settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal)
+    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
+    elif (
+        type(q) is type(k) is type(v) is CUPY.kind and stream is None and len(operands) == 3
+        and return_lse is False and type(causal) is bool and type(kernel) is str
+    ):  # fmt: skip
+        return short_answer(plan_attention, settings, q, k, v)
     results = answer(plan_attention, settings, operands, stream)
     return tuple(give_back(results, q)) if return_lse else give_back(results, q)[0]
 
@@ -173,9 +179,9 @@ def flash_attention_backward(
     operands: tuple[Any, ...] = (q, k, v, do, o, lse)
     if not dlse is alibi_slopes is bias is mask is None:
         operands += (dlse, alibi_slopes, bias, mask)
-    settings = (
-        kernel, complaint(stream), deterministic, causal, q_offset, window, scale, softcap, score_mod, mask_mod,
-    )  # fmt: skip
+    settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal)
+    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
     dq, dk, dv = give_back(answer(plan_backward, settings, operands, stream), q)
     return dq, dk, dv
 

@@ -17,6 +17,8 @@ from numba_flash.problem import Operands
 from numba_flash.runtime import Launch, Written, launch
 from numba_flash.steps import Fill, Step
 
+REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
+
 
 class Plan(Protocol):
     """What planners make."""
@@ -98,10 +100,14 @@ def outlined(descriptions: Sequence[Any], count: int) -> list[Any]:
 def answer(planner: Any, settings: tuple[Any, ...], operands: Sequence[Any], stream: Any) -> list[Any]:
     """What every call does: describe the operands, find the plan, run it. The results are arrays of our libraries."""
     arrays, addresses, descriptions = describe(operands)
+    return planned(planner, settings, descriptions).run(arrays, addresses, stream)
+
+
+def planned(planner: Any, settings: tuple[Any, ...], descriptions: tuple[Any, ...]) -> Any:
+    """A planner's plan: the one that it remembers, where it has met these arguments before."""
     try:
-        plan = planner(descriptions, *settings)
+        return planner(descriptions, *settings)
     except TypeError as error:
         if not str(error).startswith("unhashable type"):  # a list for a tuple; or an array for a number, soon refused
             raise
-        plan = planner.__wrapped__(descriptions, *settings)
-    return plan.run(arrays, addresses, stream)
+    return planner.__wrapped__(descriptions, *settings)

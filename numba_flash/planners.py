@@ -17,22 +17,22 @@ from numba_flash.arrays import Array, empty, gpu_count
 from numba_flash.config import current_device
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
 from numba_flash.matmul_problem import matmul_request
-from numba_flash.plan import CopiesPlan, Plan, make_plan, outlined
+from numba_flash.plan import REMEMBERED, CopiesPlan, Plan, make_plan, outlined
 from numba_flash.problem import Reasons, attention_request, merge_request
 from numba_flash.rungs.passes import merge as merge_pass
+from numba_flash.shortcut import SHORTCUTS
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import softmax_request
 from numba_flash.steps import Fill, HostCall, Step
-
-REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
 
 remembered = lru_cache(maxsize=REMEMBERED, typed=True)  # typed: True may be legal where 1 is not
 
 
 @remembered
 def plan_attention(
-    descriptions: tuple[Any, ...], kernel: Any, complaint: str, return_lse: bool, causal: Any, q_offset: Any,
-    window: Any, scale: Any, softcap: Any, score_mod: Any, mask_mod: Any,
+    descriptions: tuple[Any, ...], kernel: Any, complaint: str, return_lse: bool, causal: Any,
+    q_offset: Any = None, window: Any = None, scale: Any = None, softcap: Any = None, score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> Plan:  # fmt: skip
     """Of flash_attention; descriptions of q, k, v, and of slopes, bias and mask if any is given."""
     q, k, v, slopes, bias, mask = outlined(descriptions, 6)
@@ -60,8 +60,9 @@ def plan_attention(
 
 @remembered
 def plan_backward(
-    descriptions: tuple[Any, ...], kernel: Any, complaint: str, deterministic: Any, causal: Any, q_offset: Any,
-    window: Any, scale: Any, softcap: Any, score_mod: Any, mask_mod: Any,
+    descriptions: tuple[Any, ...], kernel: Any, complaint: str, deterministic: Any, causal: Any,
+    q_offset: Any = None, window: Any = None, scale: Any = None, softcap: Any = None, score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> Plan:  # fmt: skip
     """Of flash_attention_backward; descriptions of q, k, v, do, o, lse, and of dlse, slopes, bias, mask if given."""
     q, k, v, do, o, lse, dlse, slopes, bias, mask = outlined(descriptions, 10)
@@ -133,6 +134,7 @@ def forget_plans() -> None:
     """Plan every call anew: for whoever changes what plans are made from, such as a table of tile sizes."""
     for planner in (plan_attention, plan_backward, plan_merge, plan_softmax, plan_matmul):
         planner.cache_clear()
+    SHORTCUTS.clear()
 
 
 def reasons_of(operation: str, kernel: Any, complaint: str) -> Reasons:

@@ -59,8 +59,8 @@ class FakeMemory:
 class FakeStream:
     """A stream that notes what it is asked."""
 
-    def __init__(self, ptr, notes):
-        self.ptr, self.notes, self.capturing = ptr, notes, False
+    def __init__(self, ptr, machine):
+        self.ptr, self.machine, self.notes, self.capturing = ptr, machine, machine.notes, False
 
     def is_capturing(self):
         return self.capturing
@@ -74,10 +74,12 @@ class FakeStream:
 
     def __enter__(self):
         self.notes.append(f"enter {self.ptr}")
+        self.before, self.machine.current = self.machine.current, self
         return self
 
     def __exit__(self, *error):
         self.notes.append(f"leave {self.ptr}")
+        self.machine.current = self.before
 
 
 class FakeGpu:
@@ -87,7 +89,7 @@ class FakeGpu:
         self.notes, self.launched, self.allocated = [], [], []
         self.loaded = self.device = 0
         self.kernels = []
-        self.current = FakeStream(5, self.notes)
+        self.current = FakeStream(5, self)
 
     def change_device(self, ordinal):
         self.notes.append(f"device {ordinal}")
@@ -159,7 +161,7 @@ class FakeGpu:
                 alloc=self.alloc,
                 runtime=SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: self.device or 0),
                 get_current_stream=lambda device=None: self.current,
-                ExternalStream=lambda handle, device: FakeStream(handle, self.notes),
+                ExternalStream=lambda handle, device: FakeStream(handle, self),
             ),
         )
 

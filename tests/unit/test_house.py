@@ -49,6 +49,7 @@ ORDER = (
     "steps",
     "gpu_plan",
     "plan",
+    "shortcut",
     "planners",
     "ops",
     "__init__",
