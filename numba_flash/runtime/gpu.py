@@ -20,7 +20,7 @@ from numba_flash.runtime.launch import Kernel, Launch, Written, signature
 from numba_flash.runtime.machine_code import machine_code
 
 UNASKED_SHARED_BYTES = 48 * 1024  # a kernel that wants more dynamic shared memory must say so first
-SUCCESS, NO_CONTEXT = driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_INVALID_CONTEXT
+SUCCESS = driver.CUresult.CUDA_SUCCESS
 DEFAULT_STREAM = int(driver.CU_STREAM_LEGACY)  # what 0 stands for, whatever cuda.bindings may be told
 
 # cuda.core.launch lays out every parameter at every call, 44 of them for flash2_forward, and costs 3 us where this
@@ -69,7 +69,7 @@ class Starts:
         stream = stream or DEFAULT_STREAM
         for name, function, grid, threads, shared_bytes, parameters in table.launches:
             (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
-            if error == NO_CONTEXT:  # a thread that has done nothing on a GPU yet
+            if error != SUCCESS and current_device() is None:  # a thread that has done nothing on a GPU yet
                 Device(self.ordinal).set_current()
                 (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
             if error != SUCCESS:

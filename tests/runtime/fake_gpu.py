@@ -138,7 +138,7 @@ class FakeGpu:
         kernel, letters = self.kernels[int(function) - 1]
         assert sizes[1:] == [1, 1, kernel.threads, 1, 1] and shared_bytes == kernel.shared_bytes and extra == 0
         if self.device is None:
-            return (gpu.NO_CONTEXT,)
+            return (gpu.driver.CUresult.CUDA_ERROR_INVALID_CONTEXT,)
         arguments, lies = [], parameters
         for letter in letters:
             taken = [parameter(lies + 8 * n, letter) for n in range(int(letter[1:] or 1))]

@@ -129,12 +129,14 @@ def outline(source, offset=0):
     return wrap(Outline(source, offset, (3,), (1,), "float32", 0, 0), Outlines(1))
 
 
+LAUNCH_OF_OUTLINES = Launch(KERNEL, 1, (outline(0, 8), outline(3), Written(outline(2, 4)), (0, 0), 0, np.float32(0)))
+
+
 def test_pointers_of_a_planned_launch():
     """Arrays 0 and 1 have addresses of their own, 2 and 3 are scratch; a pointer may point into one."""
-    args = (outline(0, 8), outline(3), Written(outline(2, 4)), (0, 0), 0, np.float32(0))
     driver = Driver()
     with starting(driver):
-        starts = gpu.prepare([Launch(KERNEL, 1, args)], 0, 2, [0, 256])
+        starts = gpu.prepare([LAUNCH_OF_OUTLINES], 0, 2, [0, 256])
         for addresses in ([1000, 2000, 3000], [5000, 6000, 7000]):
             starts(9, addresses)
     assert [read[:3] for _, _, _, read, _ in driver.launched] == [[1008, 3256, 3004], [5008, 7256, 7004]]
@@ -161,9 +163,9 @@ def test_calls_at_the_same_time_have_parameters_of_their_own():
 
 
 def test_a_thread_that_has_no_context_yet_gets_one():
-    driver = Driver(gpu.NO_CONTEXT)
-    with starting(driver):
-        gpu.start(LAUNCH, 9, 0)
+    driver = Driver(gpu.driver.CUresult.CUDA_ERROR_INVALID_CONTEXT)
+    with starting(driver), patch.object(gpu, "current_device", lambda: None):
+        gpu.prepare([LAUNCH_OF_OUTLINES], 0, 2, [0, 256])(9, [1000, 2000, 3000])
     first, note, second = driver.launched
     assert note == "device 0" and first == second
 

@@ -130,6 +130,12 @@ class TestTorch:
         with pytest.raises(TypeError, match=r"requires grad: numba_flash\.torch .* tensor\.detach\(\)"):
             read(torch.zeros(3, requires_grad=True))
 
+    def test_a_gradient_that_nobody_records_is_not_lost(self, torch):
+        x = torch.ones(3, requires_grad=True)
+        with torch.no_grad():
+            array = read(x)
+        assert array.address == x.data_ptr() and np.array_equal(array.data, np.ones(3))
+
     def test_lazy_negation_and_conjugation(self, torch):
         x = torch.tensor([1 + 2j, 3 - 1j])
         assert np.array_equal(read(x.conj().imag).data, [-2, 1])
