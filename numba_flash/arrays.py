@@ -14,14 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from math import prod
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-
-from numba_flash.tiling import round_up
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")} | {"bfloat16": BFLOAT16}
@@ -29,11 +26,12 @@ NUMPY_KINDS = (np.ndarray, np.generic)
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY_DTYPES.items()}
 
 ALIGNED = 16  # bytes of the widest load: kernels care where an address lies between two multiples
-ALLOCATED = 256  # bytes: arrays in one allocation start on such multiples, as allocations of their own do
 
 # All that a plan depends on of an array: its library, shape, strides, dtype (both as the library has them), address
 # modulo ALIGNED and CUDA device.
 Description = tuple[Any, tuple[int, ...], tuple[int, ...], Any, int, int | None]
+
+Described = tuple[Any, int, Description]  # an array of a library of ours, its address, and its description
 
 
 @cache
@@ -58,8 +56,9 @@ class NumpyLibrary:
         whole = x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
         return x if whole else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
-    def describe(self, x: Any) -> Description:
-        return self, x.shape, x.strides, x.dtype, self.address(x) % ALIGNED, None
+    def describe(self, x: Any) -> Described:
+        address = self.address(x)
+        return x, address, (self, x.shape, x.strides, x.dtype, address % ALIGNED, None)
 
     def element_strides(self, strides: Sequence[int], dtype: Any) -> tuple[int, ...]:
         """The strides of a description in elements."""
@@ -99,16 +98,20 @@ class NumpyLibrary:
 
 
 class CupyLibrary(NumpyLibrary):
-    """Device memory of CuPy."""
+    """Device memory of CuPy; `kind` is the type of its arrays, once one was met."""
 
     name = "cupy"
+    kind: type | tuple[()] = ()
 
     @property
     def cupy(self) -> Any:
         return sys.modules.get("cupy") or import_module("cupy")
 
     def is_owner(self, x: Any) -> bool:
-        return "cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray)
+        if "cupy" not in sys.modules or not isinstance(x, sys.modules["cupy"].ndarray):
+            return False
+        self.kind = sys.modules["cupy"].ndarray
+        return True
 
     def prepare(self, x: Any) -> Any:
         return x
@@ -119,38 +122,17 @@ class CupyLibrary(NumpyLibrary):
     def device(self, x: Any) -> int | None:
         return x.device.id
 
-    def describe(self, x: Any) -> Description:
+    def describe(self, x: Any) -> Described:
         memory = x.data
-        return self, x.shape, x.strides, x.dtype, memory.ptr % ALIGNED, memory.device_id
+        address = memory.ptr
+        return x, address, (self, x.shape, x.strides, x.dtype, address % ALIGNED, memory.device_id)
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
         """As NumPy's, on `device`, which is the current one: CuPy allocates on no other."""
         return self.cupy.empty(shape, NUMPY_DTYPES[dtype])
 
-    def allocate(self, results: Sequence[tuple[Sequence[int], str]], scratch: int, device: int | None) -> Any:
-        """Results of these shapes and dtypes, the address of `scratch` bytes, and what keeps those allocated.
-
-        Scratch is given out again as soon as it is let go, to work on the same stream, which comes later. What a graph
-        captures is run again at other times: there the results keep it.
-        """
-        cupy = self.cupy
-        if not scratch:
-            return [self.empty(shape, dtype, device) for shape, dtype in results], 0, None
-        if not cupy.cuda.get_current_stream().is_capturing():
-            memory = cupy.cuda.alloc(scratch)
-            return [self.empty(shape, dtype, device) for shape, dtype in results], memory.ptr, memory
-        sizes = [round_up(prod(shape) * ITEMSIZE[dtype], ALLOCATED) for shape, dtype in results]
-        memory = cupy.cuda.alloc(sum(sizes) + scratch)
-        *places, behind = (memory + sum(sizes[:n]) for n in range(len(results) + 1))
-        pairs = zip(results, places, strict=True)
-        return [cupy.ndarray(shape, NUMPY_DTYPES[dtype], place) for (shape, dtype), place in pairs], behind.ptr, memory
-
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return self.cupy.lib.stride_tricks.as_strided(x, shape, [s * x.itemsize for s in strides])
-
-    def current_stream(self) -> int:
-        """The handle of the current device's current stream."""
-        return self.cupy.cuda.get_current_stream().ptr
 
     def on_stream(self, stream: int, device: int | None) -> Any:
         """Make `stream` the current one of the current device; it waits for what the one before was given so far."""
@@ -165,24 +147,33 @@ class CupyLibrary(NumpyLibrary):
 
 
 class TorchLibrary:
-    """Tensors on a CUDA device."""
+    """Tensors on a CUDA device; `kind` as CuPy's."""
 
     name = "torch"
+    kind: type | tuple[()] = ()
 
     @property
     def torch(self) -> Any:
         return sys.modules.get("torch") or import_module("torch")
 
     def is_owner(self, x: Any) -> bool:
-        return "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor)
+        if "torch" not in sys.modules or not isinstance(x, sys.modules["torch"].Tensor):
+            return False
+        self.kind = sys.modules["torch"].Tensor
+        return True
 
     def prepare(self, x: Any) -> Any:
-        if x.requires_grad:
+        if x.requires_grad and self.torch.is_grad_enabled():
             raise TypeError("the tensor requires grad: numba_flash.torch carries gradients; or pass tensor.detach()")
-        return x.resolve_conj().resolve_neg()
+        return (x.detach() if x.requires_grad else x).resolve_conj().resolve_neg()
 
-    def describe(self, x: Any) -> Description:
-        return self, x.shape, x.stride(), x.dtype, x.data_ptr() % ALIGNED, x.get_device()
+    def describe(self, x: Any) -> Described:
+        address = x.data_ptr()
+        return x, address, (self, x.shape, x.stride(), x.dtype, address % ALIGNED, x.get_device())
+
+    def is_ready(self, x: Any) -> bool:
+        """Does a tensor lie on a CUDA device, and do its elements mean what they say, without a gradient to carry?"""
+        return x.is_cuda and not (x.is_neg() or x.requires_grad and self.torch.is_grad_enabled())
 
     def element_strides(self, strides: Sequence[int], dtype: Any) -> tuple[int, ...]:
         return tuple(strides)
@@ -206,20 +197,8 @@ class TorchLibrary:
         torch = self.torch
         return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=torch.device("cuda", device))
 
-    def allocate(self, results: Sequence[tuple[Sequence[int], str]], scratch: int, device: int | None) -> Any:
-        """As `CupyLibrary.allocate`; a graph that torch captures has memory of its own, which no one else is given."""
-        arrays = [self.empty(shape, dtype, device) for shape, dtype in results]
-        if not scratch:
-            return arrays, 0, None
-        torch = self.torch
-        memory = torch.empty(scratch, dtype=torch.uint8, device=torch.device("cuda", device))
-        return arrays, memory.data_ptr(), memory
-
     def as_strided(self, x: Any, shape: Sequence[int], strides: Sequence[int]) -> Any:
         return x.as_strided(tuple(shape), tuple(strides), x.storage_offset())
-
-    def current_stream(self) -> int:
-        return self.torch.cuda.current_stream().cuda_stream
 
     def on_stream(self, stream: int, device: int | None) -> Any:
         current = self.torch.cuda.current_stream()
@@ -332,20 +311,31 @@ class Unreadable:
     reason: str
 
 
-def describe(x: Any) -> tuple[Any, Description | Unreadable | None]:
-    """The array to work on, which is `x` where its library is one of ours, and all that a plan depends on of it."""
+def describe(operands: Sequence[Any]) -> tuple[list[Any], list[int], tuple[Any, ...]]:
+    """The arrays to work on, which are the operands where their library is one of ours, their addresses, and the rest.
+
+    What a plan depends on is a `Description` of each, None for None, or why it is `Unreadable`.
+    """
+    arrays, addresses, descriptions = [], [], []
+    for x in operands:
+        array, address, description = CUPY.describe(x) if isinstance(x, CUPY.kind) else describe_any(x)
+        arrays.append(array)
+        addresses.append(address)
+        descriptions.append(description)
+    return arrays, addresses, tuple(descriptions)
+
+
+def describe_any(x: Any) -> tuple[Any, int, Description | Unreadable | None]:
+    """One of them."""
     if x is None:
-        return None, None
-    if not NUMPY.is_owner(x):
-        if CUPY.is_owner(x):
-            return x, CUPY.describe(x)
-        if TORCH.is_owner(x) and x.is_cuda and not (x.requires_grad or x.is_neg()):
-            return x, TORCH.describe(x)
+        return None, 0, None
+    if isinstance(x, TORCH.kind) and TORCH.is_ready(x):
+        return TORCH.describe(x)
     try:
         array = read(x)
     except TypeError as error:
-        return x, Unreadable(str(error))
-    return array.data, array.library.describe(array.data)
+        return x, 0, Unreadable(str(error))
+    return array.library.describe(array.data)
 
 
 def no_array(x: Any) -> str:
@@ -373,10 +363,13 @@ def tensor_to_numpy(x: Any) -> np.ndarray:
     return x.numpy()
 
 
-def give_back(result: Any, like: Any) -> Any:
-    """A result, an array of a library of ours, as the kind of array that `like`, the caller's first operand, is."""
-    if type(result) is type(like):
-        return result
+def give_back(results: Sequence[Any], like: Any) -> Sequence[Any]:
+    """Results, arrays of a library of ours, as the kind of array that `like`, the caller's first operand, is."""
+    return results if type(results[0]) is type(like) else [converted(x, like) for x in results]
+
+
+def converted(result: Any, like: Any) -> Any:
+    """One of them."""
     if TORCH.is_owner(like) and not TORCH.is_owner(result):
         return numpy_to_tensor(result)
     if is_jax(like):

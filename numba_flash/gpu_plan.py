@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from itertools import accumulate
 from typing import Any
 
-from numba_flash.arrays import ALLOCATED, ITEMSIZE, stream_handle
+from numba_flash.allocation import ALLOCATIONS, Allocation, CupyAllocation, Shapes, allocated_bytes
+from numba_flash.arrays import stream_handle
 from numba_flash.runtime import Launch
-from numba_flash.runtime.gpu import Start, is_current, on_device, prepare
+from numba_flash.runtime.gpu import Starts, on_device, prepare
 from numba_flash.steps import Fill, Step
-from numba_flash.tiling import round_up
-
-Shapes = Sequence[tuple[tuple[int, ...], str]]  # with dtypes
 
 
 @dataclass(frozen=True)
@@ -21,64 +19,65 @@ class GpuPlan:
     """A call on a GPU.
 
     library, device : of the results
-    addresses : for each operand, its library's way to look up an address
-    results : their shapes and dtypes
-    scratch : where scratch arrays begin in an allocation of `scratch_bytes`
+    memory : what makes them, and scratch
     fills : numbers of results, and what all their elements are
+    starts : the launches, on the addresses of the operands, of the results and of the scratch
     """
 
     library: Any
     device: int
-    addresses: tuple[Callable[[Any], int], ...]
-    results: tuple[tuple[tuple[int, ...], str], ...]
-    scratch: tuple[int, ...]
-    scratch_bytes: int
+    memory: Allocation
     fills: tuple[tuple[int, float], ...]
-    starts: tuple[Start, ...]
+    starts: Starts
 
-    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
+    def run(self, operands: Sequence[Any], addresses: list[int], stream: Any) -> list[Any]:
         """The results; the host does not wait for them."""
-        library = self.library
-        if stream is None and is_current(self.device):
-            return self.start(operands, library.current_stream())
+        if stream is None and self.memory.get_device() == self.device:
+            return self.start(addresses)
         with on_device(self.device):
             if stream is None:
-                return self.start(operands, library.current_stream())
-            handle = stream_handle(stream)
-            with library.on_stream(handle, self.device):
-                return self.start(operands, handle)
+                return self.start(addresses)
+            with self.library.on_stream(stream_handle(stream), self.device):
+                return self.start(addresses)
 
-    def start(self, operands: Sequence[Any], handle: int) -> list[Any]:
-        """The same on the stream with this handle, which is the library's current one."""
-        library = self.library
-        memory = [address(x) for address, x in zip(self.addresses, operands, strict=True)]
-        results, scratch, _kept = library.allocate(self.results, self.scratch_bytes, self.device)
-        memory += map(library.address, results)
-        memory += [scratch + offset for offset in self.scratch]
+    def start(self, addresses: list[int]) -> list[Any]:
+        """The same on the current stream of the device, which is the current one."""
+        results, made, _kept, stream = self.memory.allocate()
         for n, value in self.fills:
             results[n][...] = value
-        for start in self.starts:
-            start(handle, memory)
+        self.starts(stream, addresses + made)
         return results
+
+    def shortcut(self) -> Callable[[list[int]], Any]:
+        """The same for the only result, of CuPy, with all that is known beforehand looked up."""
+        memory, device, starts = self.memory, self.device, self.starts
+        if self.fills or not isinstance(memory, CupyAllocation) or not memory.little:
+            return lambda addresses: self.run((), addresses, None)[0]
+        ((shape, dtype, count),), room = memory.results, memory.room
+        alloc, ndarray, get_device, get_stream = memory.alloc, memory.ndarray, memory.get_device, memory.get_stream
+
+        def run(addresses: list[int]) -> Any:
+            if get_device() != device:
+                return self.run((), addresses, None)[0]
+            stream, made = get_stream(device), alloc(count)
+            address = made.ptr
+            starts(stream.ptr, [*addresses, address, address + room])
+            return ndarray(shape, dtype, made)
+
+        return run
 
 
 def make_gpu_plan(
     descriptions: Sequence[Any], results: Shapes, scratch: Shapes, steps: Sequence[Step], device: int
 ) -> GpuPlan:
     """The plan from its operands' descriptions, what the call makes, and its steps on outlines."""
-    sizes = [round_up(prod(shape) * ITEMSIZE[dtype], ALLOCATED) for shape, dtype in scratch]
+    library, count = descriptions[0][0], len(descriptions)
+    *begins, scratch_bytes = accumulate([allocated_bytes(*x) for x in scratch], initial=0)
+    launches = [x for x in steps if isinstance(x, Launch) and x.grid]
     return GpuPlan(
-        library=descriptions[0][0],
+        library=library,
         device=device,
-        addresses=tuple(no_address if x is None else x[0].address for x in descriptions),
-        results=tuple(results),
-        scratch=tuple(sum(sizes[:n]) for n in range(len(sizes))),
-        scratch_bytes=sum(sizes),
-        fills=tuple((x.array.data.source - len(descriptions), x.value) for x in steps if isinstance(x, Fill)),
-        starts=tuple(prepare(x, device) for x in steps if isinstance(x, Launch) and x.grid),
+        memory=ALLOCATIONS[library.name](results, scratch_bytes, device),
+        fills=tuple((x.array.data.source - count, x.value) for x in steps if isinstance(x, Fill)),
+        starts=prepare(launches, device, count + len(results), begins),
     )
-
-
-def no_address(operand: None) -> int:
-    """Of an operand that is not given."""
-    return 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba_flash.arrays import give_back, stream_handle
+from numba_flash.arrays import CUPY, give_back, stream_handle
 from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
-from numba_flash.plan import described, planned
+from numba_flash.plan import answer
 from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
 from numba_flash.problem import Reasons
+from numba_flash.shortcut import short_answer
 
 
 def flash_attention(
@@ -97,11 +98,17 @@ def flash_attention(
     >>> bool(np.allclose(o[:, 0], v[:, 0]))  # the first query sees the first key alone
     True
     """
-    operands, outlines = described((q, k, v, alibi_slopes, bias, mask))
-    options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
-    plan = planned(plan_attention, kernel, complaint(stream), return_lse, *options, *outlines)
-    results = [give_back(x, q) for x in plan.run(operands, stream)]
-    return tuple(results) if return_lse else results[0]
+    operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
+    settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal)
+    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
+    elif (
+        type(q) is type(k) is type(v) is CUPY.kind and stream is None and len(operands) == 3
+        and return_lse is False and type(causal) is bool and type(kernel) is str
+    ):  # fmt: skip
+        return short_answer(plan_attention, settings, q, k, v)
+    results = answer(plan_attention, settings, operands, stream)
+    return tuple(give_back(results, q)) if return_lse else give_back(results, q)[0]
 
 
 def flash_attention_backward(
@@ -169,10 +176,13 @@ def flash_attention_backward(
     >>> bool(np.allclose(dv.sum(axis=1), 5))  # each row of P sums to 1
     True
     """
-    operands, outlines = described((q, k, v, alibi_slopes, bias, mask, do, o, lse, dlse))
-    options = (causal, q_offset, window, scale, softcap, score_mod, mask_mod)
-    plan = planned(plan_backward, kernel, complaint(stream), deterministic, *options, *outlines)
-    dq, dk, dv = (give_back(x, q) for x in plan.run(operands, stream))
+    operands: tuple[Any, ...] = (q, k, v, do, o, lse)
+    if not dlse is alibi_slopes is bias is mask is None:
+        operands += (dlse, alibi_slopes, bias, mask)
+    settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal)
+    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
+    dq, dk, dv = give_back(answer(plan_backward, settings, operands, stream), q)
     return dq, dk, dv
 
 
@@ -257,9 +267,7 @@ def merge(o1: Any, lse1: Any, o2: Any, lse2: Any, *, stream: Any = None) -> tupl
     >>> bool(np.allclose(merge(*left, *right)[0], flash_attention(q, k, v)))
     True
     """
-    operands, outlines = described((o1, lse1, o2, lse2))
-    plan = planned(plan_merge, complaint(stream), *outlines)
-    o, lse = (give_back(x, o1) for x in plan.run(operands, stream))
+    o, lse = give_back(answer(plan_merge, (complaint(stream),), (o1, lse1, o2, lse2), stream), o1)
     return o, lse
 
 
@@ -298,10 +306,8 @@ def softmax(x: Any, *, kernel: str = "auto", stream: Any = None) -> Any:
     array([[0.5, 0.5, 0. , 0. ],
            [0. , 0. , 0. , 0. ]])
     """
-    operands, outlines = described((x,))
-    plan = planned(plan_softmax, kernel, complaint(stream), *outlines)
-    (y,) = plan.run(operands, stream)
-    return give_back(y, x)
+    (y,) = give_back(answer(plan_softmax, (kernel, complaint(stream)), (x,), stream), x)
+    return y
 
 
 def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", stream: Any = None) -> Any:
@@ -337,16 +343,16 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, kernel: str = "auto", strea
     >>> matmul(a, b).shape
     (2, 3, 5)
     """
-    operands, outlines = described((a, b))
-    plan = planned(plan_matmul, kernel, complaint(stream), out_dtype, *outlines)
-    (c,) = plan.run(operands, stream)
-    return give_back(c, a)
+    (c,) = give_back(answer(plan_matmul, (kernel, complaint(stream), out_dtype), (a, b), stream), a)
+    return c
 
 
 def complaint(stream: Any) -> str:
     """What is wrong with a `stream=`; nothing if it is one."""
+    if stream is None:
+        return ""
     try:
-        stream_handle(0 if stream is None else stream)
+        stream_handle(stream)
     except TypeError as error:
         return str(error)
     return ""

@@ -7,7 +7,7 @@ the results, fills in the addresses and starts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -17,11 +17,13 @@ from numba_flash.problem import Operands
 from numba_flash.runtime import Launch, Written, launch
 from numba_flash.steps import Fill, Step
 
+REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
+
 
 class Plan(Protocol):
     """What planners make."""
 
-    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
+    def run(self, operands: Sequence[Any], addresses: list[int], stream: Any) -> list[Any]:
         """The call's results, arrays of one of our libraries."""
 
 
@@ -33,7 +35,7 @@ class HostPlan:
     scratch: tuple[tuple[tuple[int, ...], str], ...]
     steps: tuple[Step, ...]
 
-    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
+    def run(self, operands: Sequence[Any], addresses: list[int], stream: Any) -> list[Any]:
         """The results, NumPy arrays."""
         made = [NUMPY.empty(shape, dtype, None) for shape, dtype in (*self.results, *self.scratch)]
         memory = [*operands, *made]
@@ -66,11 +68,10 @@ class CopiesPlan:
     planner: Any
     settings: tuple[Any, ...]
 
-    def run(self, operands: Sequence[Any], stream: Any) -> list[Any]:
+    def run(self, operands: Sequence[Any], addresses: list[int], stream: Any) -> list[Any]:
         """The results, NumPy arrays; the host waits for them."""
         with contextlib.nullcontext() if stream is None else CUPY.on_stream(stream_handle(stream), None):
-            copies, descriptions = described([to_gpu(x) for x in operands])
-            return [to_host(x) for x in planned(self.planner, *self.settings, *descriptions).run(copies, None)]
+            return [to_host(x) for x in answer(self.planner, self.settings, [to_gpu(x) for x in operands], None)]
 
 
 def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequence[Step]) -> Plan:
@@ -89,23 +90,24 @@ def make_plan(descriptions: Sequence[Any], results: Sequence[Array], steps: Sequ
     return make_gpu_plan(descriptions, returned, scratch, steps, device)
 
 
-def outlined(descriptions: Sequence[Any]) -> list[Any]:
-    """An outline for each description; what is none stays as it is."""
+def outlined(descriptions: Sequence[Any], count: int) -> list[Any]:
+    """An outline for each description, None where there are fewer than `count`; what is none stays as it is."""
     library = Outlines(len(descriptions))
-    return [library.of(n, x) if isinstance(x, tuple) else x for n, x in enumerate(descriptions)]
+    outlines = [library.of(n, x) if isinstance(x, tuple) else x for n, x in enumerate(descriptions)]
+    return outlines + [None] * (count - len(outlines))
 
 
-def described(operands: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Operands as they are read, and their descriptions."""
-    pairs = [describe(x) for x in operands]
-    return [x for x, _ in pairs], [description for _, description in pairs]
+def answer(planner: Any, settings: tuple[Any, ...], operands: Sequence[Any], stream: Any) -> list[Any]:
+    """What every call does: describe the operands, find the plan, run it. The results are arrays of our libraries."""
+    arrays, addresses, descriptions = describe(operands)
+    return planned(planner, settings, descriptions).run(arrays, addresses, stream)
 
 
-def planned(planner: Any, *key: Any) -> Any:
+def planned(planner: Any, settings: tuple[Any, ...], descriptions: tuple[Any, ...]) -> Any:
     """A planner's plan: the one that it remembers, where it has met these arguments before."""
     try:
-        return planner(*key)
+        return planner(descriptions, *settings)
     except TypeError as error:
         if not str(error).startswith("unhashable type"):  # a list for a tuple; or an array for a number, soon refused
             raise
-    return planner.__wrapped__(*key)
+    return planner.__wrapped__(descriptions, *settings)

@@ -17,25 +17,25 @@ from numba_flash.arrays import Array, empty, gpu_count
 from numba_flash.config import current_device
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung, check_kernel, choose
 from numba_flash.matmul_problem import matmul_request
-from numba_flash.plan import CopiesPlan, Plan, make_plan, outlined
+from numba_flash.plan import REMEMBERED, CopiesPlan, Plan, make_plan, outlined
 from numba_flash.problem import Reasons, attention_request, merge_request
 from numba_flash.rungs.passes import merge as merge_pass
+from numba_flash.shortcut import SHORTCUTS
 from numba_flash.simulator import SIMULATED
 from numba_flash.softmax_problem import softmax_request
 from numba_flash.steps import Fill, HostCall, Step
-
-REMEMBERED = 1024  # plans of each operation; the ones used longest ago are forgotten first
 
 remembered = lru_cache(maxsize=REMEMBERED, typed=True)  # typed: True may be legal where 1 is not
 
 
 @remembered
 def plan_attention(
-    kernel: Any, complaint: str, return_lse: bool, causal: Any, q_offset: Any, window: Any, scale: Any, softcap: Any,
-    score_mod: Any, mask_mod: Any, *descriptions: Any,
+    descriptions: tuple[Any, ...], kernel: Any, complaint: str, return_lse: bool, causal: Any,
+    q_offset: Any = None, window: Any = None, scale: Any = None, softcap: Any = None, score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> Plan:  # fmt: skip
-    """Of flash_attention; descriptions of q, k, v, slopes, bias and mask."""
-    q, k, v, slopes, bias, mask = outlined(descriptions)
+    """Of flash_attention; descriptions of q, k, v, and of slopes, bias and mask if any is given."""
+    q, k, v, slopes, bias, mask = outlined(descriptions, 6)
     request = attention_request(
         reasons_of(FORWARD, kernel, complaint), q, k, v, causal=causal, q_offset=q_offset, window=window, scale=scale,
         softcap=softcap, alibi_slopes=slopes, bias=bias, mask=mask, score_mod=score_mod, mask_mod=mask_mod,
@@ -60,11 +60,12 @@ def plan_attention(
 
 @remembered
 def plan_backward(
-    kernel: Any, complaint: str, deterministic: Any, causal: Any, q_offset: Any, window: Any, scale: Any, softcap: Any,
-    score_mod: Any, mask_mod: Any, *descriptions: Any,
+    descriptions: tuple[Any, ...], kernel: Any, complaint: str, deterministic: Any, causal: Any,
+    q_offset: Any = None, window: Any = None, scale: Any = None, softcap: Any = None, score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> Plan:  # fmt: skip
-    """Of flash_attention_backward; descriptions of q, k, v, slopes, bias, mask, do, o, lse and dlse."""
-    q, k, v, slopes, bias, mask, do, o, lse, dlse = outlined(descriptions)
+    """Of flash_attention_backward; descriptions of q, k, v, do, o, lse, and of dlse, slopes, bias, mask if given."""
+    q, k, v, do, o, lse, dlse, slopes, bias, mask = outlined(descriptions, 10)
     request = attention_request(
         reasons_of(BACKWARD, kernel, complaint), q, k, v, causal=causal, q_offset=q_offset, window=window, scale=scale,
         softcap=softcap, alibi_slopes=slopes, bias=bias, mask=mask, score_mod=score_mod, mask_mod=mask_mod,
@@ -83,9 +84,9 @@ def plan_backward(
 
 
 @remembered
-def plan_merge(complaint: str, *descriptions: Any) -> Plan:
+def plan_merge(descriptions: tuple[Any, ...], complaint: str) -> Plan:
     """Of merge; descriptions of o1, lse1, o2 and lse2."""
-    o1, lse1, o2, lse2 = outlined(descriptions)
+    o1, lse1, o2, lse2 = outlined(descriptions, 4)
     request = merge_request(reasons_of("merge", "auto", complaint), o1, lse1, o2, lse2)
     first, steps = request.o1, list[Step]()
     o, lse = empty(first, request.o_shape, first.dtype), empty(first, request.lse_shape, request.real)
@@ -104,21 +105,21 @@ def merge_on_host(o1: Array, lse1: Array, o2: Array, lse2: Array, o: Array, lse:
 
 
 @remembered
-def plan_softmax(kernel: Any, complaint: str, description: Any) -> Plan:
+def plan_softmax(descriptions: tuple[Any, ...], kernel: Any, complaint: str) -> Plan:
     """Of softmax."""
-    request = softmax_request(reasons_of(SOFTMAX, kernel, complaint), *outlined([description]))
+    request = softmax_request(reasons_of(SOFTMAX, kernel, complaint), *outlined(descriptions, 1))
     rung = choose(SOFTMAX, kernel, [problem for problem, _ in request.problems])
     if runs_on_copies(rung, request.x):
         return CopiesPlan(plan_softmax, (rung.name, ""))
     y = empty(request.x, request.x.shape, request.x.dtype)
     parts = zip(split(y, [(p.B, p.M, p.N) for p, _ in request.problems]))
-    return make_plan([description], [y], steps_of(rung, request.problems, parts))
+    return make_plan(descriptions, [y], steps_of(rung, request.problems, parts))
 
 
 @remembered
-def plan_matmul(kernel: Any, complaint: str, out_dtype: Any, *descriptions: Any) -> Plan:
+def plan_matmul(descriptions: tuple[Any, ...], kernel: Any, complaint: str, out_dtype: Any) -> Plan:
     """Of matmul; descriptions of a and b."""
-    a, b = outlined(descriptions)
+    a, b = outlined(descriptions, 2)
     request = matmul_request(reasons_of(MATMUL, kernel, complaint), a, b, out_dtype)
     problems = [(problem, (x, y)) for problem, x, y in request.problems]
     rung = choose(MATMUL, kernel, [problem for problem, _ in problems])
@@ -133,6 +134,7 @@ def forget_plans() -> None:
     """Plan every call anew: for whoever changes what plans are made from, such as a table of tile sizes."""
     for planner in (plan_attention, plan_backward, plan_merge, plan_softmax, plan_matmul):
         planner.cache_clear()
+    SHORTCUTS.clear()
 
 
 def reasons_of(operation: str, kernel: Any, complaint: str) -> Reasons:

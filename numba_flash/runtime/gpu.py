@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import addressof, c_double, c_float, c_int64, c_uint64, sizeof
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any
 
+import numpy as np
 from cuda.bindings import driver
-from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Device, LaunchConfig, ObjectCode, Stream
-from cuda.core import launch as cuda_launch
+from cuda.core import Device, ObjectCode
 
 from numba_flash.arrays import Array
 from numba_flash.config import cuda_device
@@ -19,70 +21,124 @@ from numba_flash.runtime.machine_code import machine_code
 
 UNASKED_SHARED_BYTES = 48 * 1024  # a kernel that wants more dynamic shared memory must say so first
 SUCCESS = driver.CUresult.CUDA_SUCCESS
+DEFAULT_STREAM = int(driver.CU_STREAM_LEGACY)  # what 0 stands for, whatever cuda.bindings may be told
+
+# Not cuda.core.launch, which lays out every parameter at every call: for the 44 of flash2_forward it takes 1.5 us of
+# the host where this takes 0.6 us, the driver's own time left out, with parameters that are laid out already.
+launch_kernel = driver.cuLaunchKernel
 
 LOADED: dict[tuple[Kernel, str, int], Any] = {}
 LOADING = threading.Lock()
 
+Place = tuple[int, int]  # a pointer: the number of an array of the call, and how many bytes into it
+
 
 @dataclass(frozen=True)
 class Start:
-    """A launch but for its addresses.
-
-    parameters : the kernel's, with 0 for each pointer
-    pointers : which parameter points how many bytes into which array
-    """
+    """A launch but for its addresses: the loaded kernel, and for each parameter its place or its value."""
 
     kernel: Any
-    configuration: LaunchConfig
-    parameters: tuple[Any, ...]
-    pointers: tuple[tuple[int, int, int], ...]
-
-    def __call__(self, stream: int, addresses: Sequence[int]) -> None:
-        """Start the kernel on a stream of the current device. The host does not wait."""
-        parameters = list(self.parameters)
-        for n, source, offset in self.pointers:
-            parameters[n] = addresses[source] + offset
-        cuda_launch(stream_of(stream), self.configuration, self.kernel, *parameters)
+    launch: Launch
+    parameters: tuple[Place | c_int64 | c_float | c_double, ...]
 
 
-def prepare(what: Launch, ordinal: int) -> Start:
-    """A launch whose arrays are outlines, ready for a device."""
-    parameters, pointers = [], []
-    for n, x in enumerate(flat(what.args)):
-        pointed = x.array if isinstance(x, Written) else x
-        if isinstance(pointed, Array):
-            pointers.append((n, pointed.data.source, pointed.data.offset))
-            parameters.append(0)
-        else:
-            parameters.append(0 if x is None else x)
-    kernel = load(what.kernel, signature(what.args), ordinal)
-    return Start(kernel, configuration(what), tuple(parameters), tuple(pointers))
+class Starts:
+    """Launches on a device, ready to be started one after the other once the addresses of `count` arrays are known.
+
+    The driver takes a list of where a kernel's parameters lie. The lists are made once: pointers lie in a table, and
+    a call only fills in its table.
+    """
+
+    def __init__(self, starts: Sequence[Start], count: int, ordinal: int) -> None:
+        self.starts, self.ordinal = starts, ordinal
+        pointers = dict.fromkeys(x for start in starts for x in start.parameters if isinstance(x, tuple))
+        self.inside = [(n, offset) for n, offset in pointers if offset]
+        self.places = [*((n, 0) for n in range(count)), *self.inside]
+        self.fill = Struct(f"={len(self.places)}Q").pack_into
+        self.tables: list[Table] = []  # that no call is using
+
+    def __call__(self, stream: int, addresses: list[int]) -> None:
+        """Start the kernels on a stream of the current device. The host does not wait."""
+        try:
+            table = self.tables.pop()  # of this call alone: the driver reads it while other threads may run
+        except IndexError:
+            table = Table(self.starts, self.places)
+        if self.inside:
+            addresses = addresses + [addresses[n] + offset for n, offset in self.inside]
+        self.fill(table.entries, 0, *addresses)
+        stream = stream or DEFAULT_STREAM
+        for name, function, grid, threads, shared_bytes, parameters in table.launches:
+            (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
+            if error != SUCCESS and current_device() is None:  # a thread that has done nothing on a GPU yet
+                Device(self.ordinal).set_current()
+                (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
+            if error != SUCCESS:
+                raise RuntimeError(f"{name}: the driver does not start {grid} blocks ({error.name})")
+        self.tables.append(table)
+
+
+class Table:
+    """The parameters of a call's kernels in memory.
+
+    entries : the addresses that places stand for, to be filled in
+    launches : name, function, grid, threads, shared memory and the address of the list of parameters of each
+    """
+
+    def __init__(self, starts: Sequence[Start], places: Sequence[Place]) -> None:
+        self.entries = (c_uint64 * len(places))()
+        self.lists = [(c_uint64 * len(start.parameters))() for start in starts]
+        entry = {place: addressof(self.entries) + n * sizeof(c_uint64) for n, place in enumerate(places)}
+        self.launches = []
+        for start, parameters in zip(starts, self.lists, strict=True):
+            parameters[:] = [entry[x] if isinstance(x, tuple) else addressof(x) for x in start.parameters]
+            kernel, function = start.launch.kernel, driver.CUfunction(int(start.kernel.handle))
+            sizes = start.launch.grid, kernel.threads, kernel.shared_bytes
+            self.launches.append((kernel.name, function, *sizes, addressof(parameters)))
+
+
+def prepare(launches: Sequence[Launch], ordinal: int, arrays: int, begins: Sequence[int]) -> Starts:
+    """Launches whose arrays are outlines, ready for a device.
+
+    The first `arrays` have addresses of their own. The others lie in one allocation, whose address comes last; they
+    begin so many bytes behind it.
+    """
+
+    def place(x: Array) -> Place:
+        n, offset = x.data.source, x.data.offset
+        return (n, offset) if n < arrays else (arrays, offset + begins[n - arrays])
+
+    return Starts([placed(what, ordinal, place) for what in launches], arrays + 1, ordinal)
 
 
 def start(what: Launch, stream: int, ordinal: int) -> None:
     """Start a kernel on a stream of the device with this ordinal. The host does not wait."""
-    kernel = load(what.kernel, signature(what.args), ordinal)
+    addresses: list[int] = []
+
+    def place(x: Array) -> Place:
+        addresses.append(x.address)
+        return len(addresses) - 1, 0
+
+    start = placed(what, ordinal, place)
     with on_device(ordinal):
-        cuda_launch(stream_of(stream), configuration(what), kernel, *map(address, flat(what.args)))
+        Starts([start], len(addresses), ordinal)(stream, addresses)
 
 
-def configuration(what: Launch) -> LaunchConfig:
-    """A launch's grid, block and shared memory."""
-    return LaunchConfig(grid=what.grid, block=what.kernel.threads, shmem_size=what.kernel.shared_bytes)
+def placed(what: Launch, ordinal: int, place: Callable[[Array], Place]) -> Start:
+    """A launch with its kernel loaded, and its arrays as places."""
+    parameters = (x for a in what.args for x in (a if isinstance(a, tuple) else (a,)))
+    kernel = load(what.kernel, signature(what.args), ordinal)
+    return Start(kernel, what, tuple(parameter(x, place) for x in parameters))
 
 
-def flat(args: tuple[Any, ...]) -> Iterator[Any]:
-    """A kernel's parameters: its arguments, with tuples as their numbers."""
-    return (x for a in args for x in (a if isinstance(a, tuple) else (a,)))
-
-
-def address(arg: Any) -> Any:
-    """A parameter as the driver takes it; a null pointer for no array."""
-    if isinstance(arg, Written):
-        return arg.array.address
-    if isinstance(arg, Array):
-        return arg.address
-    return 0 if arg is None else arg
+def parameter(x: Any, place: Callable[[Array], Place]) -> Any:
+    """A parameter as `Start` has it; no array is a null pointer."""
+    if isinstance(x, Written):
+        return place(x.array)
+    if isinstance(x, Array):
+        return place(x)
+    if isinstance(x, np.floating):
+        return (c_double if x.dtype == np.float64 else c_float)(float(x))
+    return c_int64(0 if x is None else int(x))
 
 
 def load(kernel: Kernel, signature: str, ordinal: int) -> Any:
@@ -133,29 +189,10 @@ def driver_version() -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-DEFAULT_STREAMS = {0: LEGACY_DEFAULT_STREAM, 1: LEGACY_DEFAULT_STREAM, 2: PER_THREAD_DEFAULT_STREAM}
-STREAMS: dict[int, Stream] = {}
-
-
-def stream_of(handle: int) -> Stream:
-    """The stream with this handle, which remains its owner's."""
-    found = DEFAULT_STREAMS.get(handle) or STREAMS.get(handle)
-    if found is None:
-        if len(STREAMS) >= 256:  # of streams that may be gone
-            STREAMS.clear()
-        found = STREAMS[handle] = Stream.from_handle(handle)
-    return found
-
-
 def current_device() -> int | None:
     """The ordinal of this thread's current device; None where it has none, as a thread that has done nothing yet."""
     error, device = driver.cuCtxGetDevice()
     return int(device) if error == SUCCESS else None
-
-
-def is_current(ordinal: int) -> bool:
-    """Is this device the thread's current one?"""
-    return current_device() == ordinal
 
 
 @contextlib.contextmanager

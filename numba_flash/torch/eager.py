@@ -24,24 +24,23 @@ class Call(NamedTuple):
     heads_last: bool = False
 
 
-def detached(*tensors: Any) -> list[Any]:
-    """The tensors without their histories, which numba_flash refuses to lose by itself; None stays None."""
-    return [x.detach() if x is not None and x.requires_grad else x for x in tensors]
-
-
 def swapped(*tensors: Any) -> list[Any]:
     """Views with heads and positions swapped: of (B, N, H, d) as (B, H, N, d), and back."""
     return [x.transpose(1, 2) for x in tensors]
 
 
+def keywords(call: Call, extra: tuple[Any, ...]) -> dict[str, Any]:
+    """A call's options, the tensors among them included."""
+    return {**call.options, **dict(zip(call.names, extra, strict=True))} if extra else call.options
+
+
 def forward(call: Call, q: Any, k: Any, v: Any, *extra: Any) -> tuple[Any, Any]:
-    """o, contiguous, and lse; `extra` are the tensors that `call.names` names."""
-    q, k, v = detached(q, k, v)
-    options = {**call.options, **dict(zip(call.names, detached(*extra), strict=True))}
+    """o, contiguous, and lse; `extra` are the tensors that `call.names` names. Gradients are the caller's business."""
+    options = keywords(call, extra)
     if not call.heads_last:
-        return numba_flash.flash_attention(q, k, v, **options, return_lse=True)
+        return numba_flash.flash_attention(q, k, v, return_lse=True, **options)
     q, k, v = swapped(q, k, v)
-    o, lse = numba_flash.flash_attention(q, k, v, **options, return_lse=True)
+    o, lse = numba_flash.flash_attention(q, k, v, return_lse=True, **options)
     return o.transpose(1, 2).contiguous(), lse
 
 
@@ -49,13 +48,14 @@ def backward(
     call: Call, do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, *extra: Any
 ) -> tuple[Any, Any, Any]:
     """dq, dk and dv; arguments as in `forward`."""
-    do, q, k, v, o, lse, dlse = detached(do, q, k, v, o, lse, dlse)
-    options = {**call.options, **dict(zip(call.names, detached(*extra), strict=True))}
-    options.update(dlse=dlse, deterministic=call.deterministic)
-    if not call.heads_last:
-        return numba_flash.flash_attention_backward(do, q, k, v, o, lse, **options)
-    do, q, k, v, o = swapped(do, q, k, v, o)
-    dq, dk, dv = swapped(*numba_flash.flash_attention_backward(do, q, k, v, o, lse, **options))
+    options = keywords(call, extra)
+    if call.heads_last:
+        do, q, k, v, o = swapped(do, q, k, v, o)
+    dq, dk, dv = numba_flash.flash_attention_backward(
+        do, q, k, v, o, lse, dlse=dlse, deterministic=call.deterministic, **options
+    )
+    if call.heads_last:
+        dq, dk, dv = swapped(dq, dk, dv)
     return dq, dk, dv
 
 

@@ -1,4 +1,4 @@
-"""CuPy, cuda.core and a GPU, played by NumPy and the simulator: what runs between a call and the driver, on a CPU.
+"""CuPy, the driver and a GPU, played by NumPy and the simulator: what runs between a call and the driver, on a CPU.
 
 Memory is host memory, a launch finds its arrays by their addresses and runs in the simulator, and all that a stream is
 asked to do is written down.
@@ -59,8 +59,8 @@ class FakeMemory:
 class FakeStream:
     """A stream that notes what it is asked."""
 
-    def __init__(self, ptr, notes):
-        self.ptr, self.notes, self.capturing = ptr, notes, False
+    def __init__(self, ptr, machine):
+        self.ptr, self.machine, self.notes, self.capturing = ptr, machine, machine.notes, False
 
     def is_capturing(self):
         return self.capturing
@@ -74,10 +74,12 @@ class FakeStream:
 
     def __enter__(self):
         self.notes.append(f"enter {self.ptr}")
+        self.before, self.machine.current = self.machine.current, self
         return self
 
     def __exit__(self, *error):
         self.notes.append(f"leave {self.ptr}")
+        self.machine.current = self.before
 
 
 class FakeGpu:
@@ -86,7 +88,8 @@ class FakeGpu:
     def __init__(self):
         self.notes, self.launched, self.allocated = [], [], []
         self.loaded = self.device = 0
-        self.current = FakeStream(5, self.notes)
+        self.kernels = []
+        self.current = FakeStream(5, self)
 
     def change_device(self, ordinal):
         self.notes.append(f"device {ordinal}")
@@ -104,7 +107,7 @@ class FakeGpu:
         return self.remember(x)
 
     def alloc(self, count):
-        return FakeMemory(self.remember(np.full(count, 0xFF, np.uint8)))
+        return FakeMemory(self.remember(np.full(count, 0xFF, np.uint8)))  # NaNs of every dtype
 
     def asarray(self, x):
         """The array on the device: a copy with its strides."""
@@ -114,7 +117,8 @@ class FakeGpu:
     def load(self, kernel, signature, ordinal):
         assert ordinal == 0
         self.loaded += 1
-        return SimpleNamespace(kernel=kernel, letters=signature.split(","))
+        self.kernels.append((kernel, signature.split(",")))
+        return SimpleNamespace(handle=len(self.kernels))
 
     def pointer(self, address):
         """Where an address points, with the bounds of the allocation that holds it."""
@@ -127,17 +131,22 @@ class FakeGpu:
                 return simulator.Pointer(memory, writable=True) + (address - low)
         raise AssertionError(f"address {address} lies in no allocation")
 
-    def launch(self, stream, configuration, loaded, *parameters):
-        """`cuda.core.launch`."""
-        rest, arguments = list(parameters), []
-        for letter in loaded.letters:
-            taken = [rest.pop(0) for _ in range(int(letter[1:] or 1))]
+    def launch(self, function, *sizes_and_rest):
+        """`cuda.bindings.driver.cuLaunchKernel`."""
+        *sizes, shared_bytes, stream, parameters, extra = sizes_and_rest
+        kernel: Kernel
+        kernel, letters = self.kernels[int(function) - 1]
+        assert sizes[1:] == [1, 1, kernel.threads, 1, 1] and shared_bytes == kernel.shared_bytes and extra == 0
+        if self.device is None:
+            return (gpu.driver.CUresult.CUDA_ERROR_INVALID_CONTEXT,)
+        arguments, lies = [], parameters
+        for letter in letters:
+            taken = [parameter(lies + 8 * n, letter) for n in range(int(letter[1:] or 1))]
+            lies += 8 * len(taken)
             arguments.append(tuple(taken) if letter[1:] else self.pointer(taken[0]) if letter == "P" else taken[0])
-        assert not rest
-        kernel: Kernel = loaded.kernel
-        assert configuration.block == (kernel.threads, 1, 1) and configuration.shmem_size == kernel.shared_bytes
         self.launched.append((stream, kernel.name))
-        simulator.launch(kernel.function, configuration.grid[0], kernel.threads, kernel.shared_bytes, arguments)
+        simulator.launch(kernel.function, sizes[0], kernel.threads, kernel.shared_bytes, arguments)
+        return (gpu.SUCCESS,)
 
     @property
     def cupy(self):
@@ -150,11 +159,21 @@ class FakeGpu:
             asnumpy=lambda x: np.array(x).view(np.ndarray),
             cuda=SimpleNamespace(
                 alloc=self.alloc,
-                runtime=SimpleNamespace(getDeviceCount=lambda: 1),
-                get_current_stream=lambda: self.current,
-                ExternalStream=lambda handle, device: FakeStream(handle, self.notes),
+                runtime=SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: self.device or 0),
+                get_current_stream=lambda device=None: self.current,
+                ExternalStream=lambda handle, device: FakeStream(handle, self),
             ),
         )
+
+
+def parameter(lies, letter):
+    """A parameter of a launch, by the type of its argument, from where the list of parameters says that it lies."""
+    kind, number = {
+        "P": (ctypes.c_uint64, int), "L": (ctypes.c_int64, int), "F": (ctypes.c_float, np.float32),
+        "D": (ctypes.c_double, np.float64),
+    }[letter[0]]  # fmt: skip
+    address = ctypes.c_uint64.from_address(lies).value
+    return number(kind.from_address(address).value)
 
 
 @contextmanager
@@ -185,8 +204,7 @@ def fake_gpu():
         stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))
         played = {
             "load": machine.load,
-            "cuda_launch": machine.launch,
-            "stream_of": lambda handle: handle,
+            "launch_kernel": machine.launch,
             "current_device": lambda: machine.device,
             "Device": lambda ordinal: SimpleNamespace(set_current=lambda: machine.change_device(ordinal)),
         }

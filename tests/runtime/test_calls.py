@@ -1,9 +1,20 @@
 """Calls on a GPU, up to the driver: a machine of NumPy and the simulator takes the place of CuPy and the chip."""
 
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
-from numba_flash import flash_attention, flash_attention_backward, matmul, merge, reference, softmax
+import numba_flash
+from numba_flash import flash_attention, flash_attention_backward, matmul, merge, reference, shortcut, softmax
+from numba_flash.planners import forget_plans
+from numba_flash.runtime import gpu
+from numba_flash.shortcut import SHORTCUTS
 from numba_flash.simulator import SIMULATED
 from numba_flash.testing.tiles import tiny_tiles
 
@@ -50,12 +61,22 @@ def test_forward_and_backward(machine, dtype):
         assert_like_the_cpu(machine, flash_attention_backward, (do, q, k, v, o, lse), **options)
 
 
-def test_lse_that_nobody_asked_for_is_scratch(machine):
-    q, k, v = operands(machine)
+def test_lse_that_nobody_asked_for_lies_behind_the_output(machine):
+    q, k, v = operands(machine, dv=32)
     o, lse = flash_attention(q, k, v, return_lse=True)
     count = len(machine.allocated)
-    assert np.array_equal(flash_attention(q, k, v), o)
-    assert sorted(str(x.dtype) for x in machine.allocated[count:]) == ["float32", "uint8"]
+    alone = flash_attention(q, k, v)
+    (memory,) = machine.allocated[count:]
+    assert np.array_equal(alone, o) and alone.nbytes + lse.nbytes <= memory.size < 1.3 * alone.nbytes
+    assert np.array_equal(memory[-256:].view(np.float32)[: lse.size], lse.ravel())
+
+
+def test_larger_scratch_is_let_go(machine):
+    q, k, v = operands(machine, dv=1)
+    count = len(machine.allocated)
+    o = flash_attention(q, k, v)
+    results, scratch = machine.allocated[count:]
+    assert np.shares_memory(o.view(np.ndarray), results) and 4 * 11 * 4 <= scratch.size < 8 * results.size
 
 
 def test_views_are_read_in_place(machine):
@@ -202,3 +223,92 @@ def test_options_that_are_only_equal_are_still_refused(machine):
     assert flash_attention(q, k, v, window=[3, 1]).shape == (4, 11, 6)  # no tuple, so not remembered
     with pytest.raises(TypeError, match="scale=array"):
         flash_attention(q, k, v, scale=np.ones(3))
+
+
+def python_calls(machine, function):
+    """How many functions of the package a call of it enters, when it has been called before; kernels do not run."""
+    package, entered = os.path.dirname(numba_flash.__file__), []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            entered.append(frame.f_code.co_name)
+
+    with patch.object(gpu, "launch_kernel", lambda *arguments: (gpu.SUCCESS,)):
+        for _ in range(2):
+            function()
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            function()
+        finally:
+            sys.setprofile(before)
+    return entered
+
+
+def test_a_repeated_call_enters_few_functions(machine):
+    """Each costs the host a tenth of a microsecond and more."""
+    q, k, v = operands(machine, dv=32, dtype=np.float16)
+    o, lse = flash_attention(q, k, v, return_lse=True)
+    assert len(python_calls(machine, lambda: flash_attention(q, k, v))) <= 5
+    assert len(python_calls(machine, lambda: flash_attention(q, k, v, return_lse=True))) <= 13
+    assert len(python_calls(machine, lambda: flash_attention_backward(o, q, k, v, o, lse))) <= 17
+
+
+def test_a_repeated_call_allocates_once(machine):
+    q, k, v = operands(machine, dv=32)
+    for _ in range(3):
+        count = len(machine.allocated)
+        flash_attention(q, k, v)
+        assert len(machine.allocated) == count + 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_short_way_gives_the_same(machine, dtype):
+    q, k, v = operands(machine, 2, dv=32, dtype=dtype)
+    o, _ = flash_attention(q, k, v, return_lse=True)
+    causal, _ = flash_attention(q, k, v, causal=True, return_lse=True)
+    forget_plans()
+    for _ in range(2):
+        assert np.array_equal(flash_attention(q, k, v), o) and len(SHORTCUTS) in (1, 2)
+        assert np.array_equal(flash_attention(q, k, v, causal=True), causal) and len(SHORTCUTS) == 2
+    other = machine.asarray(np.array(q).repeat(2, axis=-1))[..., ::2]
+    assert np.array_equal(flash_attention(other, k, v), o) and len(SHORTCUTS) == 3
+    assert isinstance(flash_attention(q, k, v, kernel="flash2"), FakeArray) and len(SHORTCUTS) == 4
+    forget_plans()
+    assert not SHORTCUTS
+
+
+def test_few_short_ways_are_remembered(machine, monkeypatch):
+    monkeypatch.setattr(shortcut, "REMEMBERED", 2)
+    q, k, v = operands(machine, Nq=16, dv=32)
+    for n in range(5, 9):
+        assert flash_attention(q[:, :n], k, v).shape == (4, n, 32) and len(SHORTCUTS) <= 2
+
+
+def test_what_the_short_way_refuses(machine):
+    q, k, v = operands(machine)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no flash_attention kernel 'fast'"):
+            flash_attention(q, k, v, kernel="fast")
+        with pytest.raises(TypeError, match=r"causal=\[True\]"):
+            flash_attention(q, k, v, causal=[True])
+        with pytest.raises(ValueError, match="q has head dimension 8, k has 4"):
+            flash_attention(q, k[..., :4], v)
+    assert not SHORTCUTS
+
+
+def test_threads_call_at_the_same_time(machine):
+    """Every call has parameters of its own."""
+    inputs = [operands(machine, dv=32, seed=seed) for seed in range(4)]
+    expected = [reference.attention(*on_host(*qkv))[0] for qkv in inputs]
+    lock, real = threading.Lock(), machine.launch
+
+    def launch(*arguments):
+        time.sleep(0.01)  # others fill in theirs
+        with lock:  # the simulator runs one kernel at a time
+            return real(*arguments)
+
+    with patch.object(gpu, "launch_kernel", launch), ThreadPoolExecutor(4) as pool:
+        for results in [list(pool.map(lambda qkv: flash_attention(*qkv), inputs)) for _ in range(3)]:
+            for o, wanted in zip(results, expected, strict=True):
+                np.testing.assert_allclose(*on_host(o, wanted), rtol=1e-4, atol=1e-5)

@@ -1,5 +1,7 @@
 """Loading and starting kernels, up to the driver's answers."""
 
+import ctypes
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -8,8 +10,9 @@ import pytest
 
 pytest.importorskip("cuda.core")
 
-from numba_flash.arrays import read
+from numba_flash.arrays import read, wrap
 from numba_flash.config import Device
+from numba_flash.outline import Outline, Outlines
 from numba_flash.runtime import Kernel, Launch, Written, gpu
 from numba_flash.runtime.binary import Binary
 
@@ -79,26 +82,95 @@ def test_a_kernel_is_loaded_once_for_each_device():
     assert first is same and other is not first and len(loads) == 2
 
 
-def test_parameters_of_a_launch():
-    x, y = read(np.zeros(3, np.float32)), read(np.zeros(4))
-    launched = []
-    with (
-        patch.object(gpu, "load", lambda *key: key),
-        patch.object(gpu, "current_device", lambda: 0),
-        patch.object(gpu, "stream_of", lambda handle: handle),
-        patch.object(gpu, "cuda_launch", lambda *arguments: launched.append(arguments)),
-    ):
-        gpu.start(Launch(KERNEL, 7, (x, None, Written(y), (1, 2), 5, np.float32(2))), 9, 0)
-    ((stream, configuration, key, *parameters),) = launched
-    assert stream == 9 and key == (KERNEL, "P,P,P,L2,L,F", 0)
-    assert (configuration.grid, configuration.block) == ((7, 1, 1), (128, 1, 1))
-    assert configuration.shmem_size == KERNEL.shared_bytes
-    assert parameters == [x.address, 0, y.address, 1, 2, 5, np.float32(2)]
+class Driver:
+    """`cuLaunchKernel`, which notes what it is given: five P, L and F parameters, and some answers."""
+
+    def __init__(self, *answers):
+        self.answers, self.launched = list(answers), []
+
+    def __call__(self, function, *rest):
+        *sizes, stream, parameters, extra = rest
+        kinds = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        lies = [ctypes.c_uint64.from_address(parameters + 8 * n).value for n in range(7)]
+        read = [kind.from_address(at).value for kind, at in zip((*kinds, ctypes.c_float), lies, strict=True)]
+        self.launched.append((int(function), sizes, stream, read, extra))
+        return (self.answers.pop(0) if self.answers else gpu.SUCCESS,)
 
 
-@pytest.mark.parametrize(("handle", "default"), [(0, True), (1, True), (2, True), (12345, False)])
-def test_streams_are_wrapped_once(handle, default):
-    first = gpu.stream_of(handle)
-    assert first is gpu.stream_of(handle) and (handle in gpu.DEFAULT_STREAMS) is default
-    if not default:
-        assert int(first.handle) == handle
+@contextmanager
+def starting(driver):
+    """Kernels are started by this driver; the context is of device 0."""
+    with ExitStack() as stack:
+        for name, player in {
+            "load": lambda *key: SimpleNamespace(handle=77),
+            "current_device": lambda: 0,
+            "launch_kernel": driver,
+            "Device": lambda ordinal: SimpleNamespace(set_current=lambda: driver.launched.append(f"device {ordinal}")),
+        }.items():
+            stack.enter_context(patch.object(gpu, name, player))
+        yield
+
+
+X, Y = read(np.zeros(3, np.float32)), read(np.zeros(4))
+LAUNCH = Launch(KERNEL, 7, (X, None, Written(Y), (1, -2), 5, np.float32(0.5)))
+
+
+@pytest.mark.parametrize(("handle", "stream"), [(9, 9), (2, 2), (1, 1), (0, 1)])
+def test_parameters_of_a_launch(handle, stream):
+    """Stream 0 is the legacy default stream, 1, whatever cuda.bindings may be told."""
+    driver = Driver()
+    with starting(driver):
+        gpu.start(LAUNCH, handle, 0)
+    sizes = [7, 1, 1, KERNEL.threads, 1, 1, KERNEL.shared_bytes]
+    assert driver.launched == [(77, sizes, stream, [X.address, 0, Y.address, 1, -2, 5, 0.5], 0)]
+
+
+def outline(source, offset=0):
+    return wrap(Outline(source, offset, (3,), (1,), "float32", 0, 0), Outlines(1))
+
+
+LAUNCH_OF_OUTLINES = Launch(KERNEL, 1, (outline(0, 8), outline(3), Written(outline(2, 4)), (0, 0), 0, np.float32(0)))
+
+
+def test_pointers_of_a_planned_launch():
+    """Arrays 0 and 1 have addresses of their own, 2 and 3 are scratch; a pointer may point into one."""
+    driver = Driver()
+    with starting(driver):
+        starts = gpu.prepare([LAUNCH_OF_OUTLINES], 0, 2, [0, 256])
+        for addresses in ([1000, 2000, 3000], [5000, 6000, 7000]):
+            starts(9, addresses)
+    assert [read[:3] for _, _, _, read, _ in driver.launched] == [[1008, 3256, 3004], [5008, 7256, 7004]]
+
+
+def test_calls_at_the_same_time_have_parameters_of_their_own():
+    driver = Driver()
+    with starting(driver):
+        starts = gpu.prepare([Launch(KERNEL, 1, (outline(0), None, None, (0, 0), 0, np.float32(0)))], 0, 1, [])
+
+        def launch(*arguments):
+            if len(driver.launched) < 3:
+                gpu_launch(*arguments)  # another thread's call comes between filling in and starting
+                starts(9, [len(driver.launched), 0])
+            return driver(*arguments)
+
+        gpu_launch = driver
+        with patch.object(gpu, "launch_kernel", launch):
+            starts(9, [100, 0])
+            before = len(starts.tables)
+            starts(9, [200, 0])
+    pointers = [read[0] for _, _, _, read, _ in driver.launched]
+    assert pointers == [100, 1, 2, 3, 2, 1, 100, 200] and before == len(starts.tables) == 4
+
+
+def test_a_thread_that_has_no_context_yet_gets_one():
+    driver = Driver(gpu.driver.CUresult.CUDA_ERROR_INVALID_CONTEXT)
+    with starting(driver), patch.object(gpu, "current_device", lambda: None):
+        gpu.prepare([LAUNCH_OF_OUTLINES], 0, 2, [0, 256])(9, [1000, 2000, 3000])
+    first, note, second = driver.launched
+    assert note == "device 0" and first == second
+
+
+def test_a_launch_that_the_driver_refuses_is_an_error():
+    driver = Driver(gpu.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    with starting(driver), pytest.raises(RuntimeError, match=r"merge: the driver does not start .*OUT_OF_MEMORY"):
+        gpu.start(LAUNCH, 9, 0)

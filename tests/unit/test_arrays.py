@@ -122,13 +122,19 @@ class TestTorch:
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
     def test_results_are_tensors_again(self, torch, dtype):
         tensor = torch.randn(3, 4).to(getattr(torch, dtype))
-        back = give_back(read(tensor).data, tensor)
+        (back,) = give_back([read(tensor).data], tensor)
         assert isinstance(back, torch.Tensor) and back.dtype == tensor.dtype and torch.equal(back, tensor)
         assert back.data_ptr() == tensor.data_ptr()
 
     def test_a_tensor_that_requires_grad(self, torch):
         with pytest.raises(TypeError, match=r"requires grad: numba_flash\.torch .* tensor\.detach\(\)"):
             read(torch.zeros(3, requires_grad=True))
+
+    def test_a_gradient_that_nobody_records_is_not_lost(self, torch):
+        x = torch.ones(3, requires_grad=True)
+        with torch.no_grad():
+            array = read(x)
+        assert array.address == x.data_ptr() and np.array_equal(array.data, np.ones(3))
 
     def test_lazy_negation_and_conjugation(self, torch):
         x = torch.tensor([1 + 2j, 3 - 1j])
