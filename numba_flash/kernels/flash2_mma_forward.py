@@ -87,8 +87,8 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         Qi = shared_tile(0, Q_SHAPE, uint16)
         Kj, Vj = shared_tile(K_AT, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
         warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
-        rg, cg = warp_row + lane() // 4, lane() % 4
-        Tr = cdiv(Nq, Br)
+        rg, cg = int32(warp_row + lane() // 4), int32(lane() % 4)
+        Tr = int32(cdiv(Nq, Br))
         i, bh = longest_first(cuda.blockIdx.x, Tr, cuda.gridDim.x // Tr, together)
         i, bh = int32(i), int32(bh)
         b, h = bh // Hq, bh % Hq
