@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import Phase
-from hypothesis.strategies import just
+from hypothesis.strategies import builds, integers, just, sampled_from
 from properties import test_agreement, test_memory, test_tensor_cores
 from properties.for_all import for_all
 
@@ -18,7 +18,8 @@ from .mutant import Mutant
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
-KEYS, QUERIES = test_tensor_cores.copied_gradients, test_tensor_cores.copied_gradients_of_queries
+KEYS = test_tensor_cores.copied_gradients
+RUNG = "rungs.flash2_mma_backward"
 BACKWARD, GRADIENTS, FRAGMENTS = "kernels.flash2_mma_backward", "device.gradients", "device.fragments"
 ROWS, COLLECT = "kernels.passes.rows", "kernels.passes.collect"
 GROUPED = Case(B=1, Hq=4, Hk=2, Nq=5, Nk=7, d=8, dv=8, dtype="float16")
@@ -29,7 +30,14 @@ ARRIVED = "cuda.syncthreads()  # Q, dO at `top` are written; the others, P and d
 def GROUPS(backend, case):  # noqa: N802
     """Two heads of keys and values, each read by two of queries."""
     test_agreement.test_backward.holds(backend, case)
+
+
+@for_all(cases=lambda backend: builds(replace, sampled_from(test_tensor_cores.LAUNCHES), seed=integers(0, 2**20)))
+def LAUNCHES(backend, case):  # noqa: N802
+    """Several launches add to several sums of dQ, in any order of blocks."""
+    test_memory.test_outputs_are_written_once_and_nothing_else.holds(backend, case)
     test_agreement.test_deterministic_backward.holds(backend, case)
+    test_memory.test_repeats_bit_by_bit.holds(backend, case)
 
 
 MUTANTS = [
@@ -79,19 +87,16 @@ MUTANTS = [
     Mutant("delta without dLSE", ROWS, "total -= global_view(dLSE", "0 * global_view(dLSE", KEYS),
     Mutant("delta leaves elements out", ROWS, "x4[2] * y4[2] + x4[3] * y4[3]", "x4[2] * y4[2]", KEYS),
 
-    Mutant("dQ of queries without the scale", BACKWARD, "dq[n] *= scale", "pass", QUERIES),
-    Mutant("LSE and delta of neighbours", GRADIENTS, "2 * (row + 8 * r)", "2 * (row + r)", QUERIES),
-    Mutant("dS of keys that queries do not see", BACKWARD, "hide(s, dp, rg, cg, i * Br, j * Bc, Nk, first, last)",
-           "pass", QUERIES),
-    Mutant("nobody waits for Kj", BACKWARD, "wait(1)\n", "pass\n", QUERIES),
-    Mutant("Qi, dOi, Vj are read before all of them has landed", BACKWARD,
-           "cuda.syncthreads()  # Qi, dOi, Vj are written; everyone has read the last Kj before it changes", "pass",
-           QUERIES),
-    Mutant("the next Vj lands while Vj is read", BACKWARD,
-           "cuda.syncthreads()  # everyone has read Vj before it changes", "pass", QUERIES, "early"),
-    Mutant("the next Vj is not fetched", BACKWARD, "load_v(Vj, 0, Vh, V_strides, (j + 1) * Bc, 0, Nk, dv)", "pass",
-           QUERIES),
-    Mutant("another KV head", BACKWARD, "hk = h // (Hq // Hk)", "hk = h % Hk", GROUPS),
+    Mutant("only the sum of the first split", COLLECT, "range(splits)", "range(1)", LAUNCHES),
+    Mutant("each split's sum without the others", COLLECT, "dq[n] +=", "dq[n] =", LAUNCHES),
+    Mutant("sums that overlap", COLLECT, "split * apart", "split * (apart - 1)", LAUNCHES),
+    Mutant("splits add to one sum", BACKWARD, "split * apart + first_block", "first_block", LAUNCHES),
+    Mutant("only the sum of the first split is zeros before", ROWS, "range(splits if index < count else 0)",
+           "range(1 if index < count else 0)", LAUNCHES),
+    Mutant("the same key blocks in every launch", BACKWARD, "int32(first_key_block + split)", "split", LAUNCHES),
+    Mutant("the last launch is left out", RUNG, "range(0, Tc, max(step, 1))",
+           "range(0, Tc // step * step, step)", LAUNCHES),
+    Mutant("another sum's query blocks", RUNG, "prod(filled) // t.Br if", "prod(filled) // t.Br - 1 if", LAUNCHES),
 ]  # fmt: skip
 
 TILES = GradientTiles(32, 16, 32, 32, 1, 2)
@@ -135,5 +140,5 @@ def test_the_original_does_not(module, landing):
     first = next(mutant for mutant in MUTANTS if mutant.module == module)
     with replace(first, new=first.old).alive(), tiny_tiles(), options(landing=landing):
         search(test_agreement.test_backward, max_examples=2)
-        search(QUERIES, max_examples=1)
+        search(LAUNCHES, max_examples=1)
         search(KEYS, replace(TILES, stages=1), max_examples=1)
