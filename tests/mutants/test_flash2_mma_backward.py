@@ -107,7 +107,6 @@ MUTANTS = [
     Mutant("the same key blocks in every launch", BACKWARD, "int32(first_key_block + split)", "split", LAUNCHES),
     Mutant("the last launch is left out", RUNG, "range(0, Tc, max(step, 1))",
            "range(0, Tc // step * step, step)", LAUNCHES),
-    Mutant("another sum's query blocks", RUNG, "prod(filled) // t.Br if", "prod(filled) // t.Br - 1 if", LAUNCHES),
 ]  # fmt: skip
 
 TILES = GradientTiles(32, 16, 32, 32, 1, 2)
