@@ -126,7 +126,7 @@ def make_flash2_mma_backward(
         for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
             first_block = (b * Hq + h) * Tr
-            first_sum = split * apart + first_block
+            first_sum = split * int32(apart) + first_block
             rows_h = global_view(rows, first_block * Br * 2, float32)
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)

@@ -73,7 +73,7 @@ def shared_bytes(t: GradientTiles, itemsize: int) -> int:
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
-    """Why this kernel cannot solve the problem on the device; empty if they can."""
+    """Why this kernel cannot solve the problem on the device; empty if it can."""
     if ITEMSIZE[problem.dtype] != WIDTH:
         return mma_reasons(device)  # the ladder says which dtypes they take
     return mma_reasons(device) + reasons_against(CONFIGS, shared_bytes, problem, device)
