@@ -34,25 +34,6 @@ def make_read_rows(TM: int):
 
 
 @cache
-def make_load_rows(TM: int):
-    """Make load_rows(LSE_log2, delta, rows, row, left): a lane's rows from global memory, one of every eight.
-
-    The first one is `row`; so many rows are `left` from there on.
-    """
-    ZERO, POS_INF = number("float32").zero, -number("float32").neg_inf
-
-    @device
-    def load_rows(LSE_log2, delta, rows, row, left):
-        for r in range(TM):
-            exists = 8 * r < left
-            at = 2 * (row + 8 * r) if exists else 0
-            LSE_log2[r] = rows[at] if exists else POS_INF
-            delta[r] = rows[at + 1] if exists else ZERO
-
-    return load_rows
-
-
-@cache
 def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
     """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
 

@@ -1,20 +1,19 @@
 """FlashAttention-2 backward on tensor cores.        New here: S is computed transposed, so that P and dS are operands.
 
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 2: one kernel over key blocks, dQ a sum of atomic additions. The order
-           of those varies; deterministic=True leaves dQ to a second kernel over query blocks, always the same bits
-Grid       keys: (Tc * B*Hk,); queries: (Tr * B*Hq,)     Threads 32 a warp
-           keys: warp (kg, qg) owns WM keys x WN queries of S, and the same keys x a share of the columns of dK and dV
-           queries: as in flash2_mma_forward, a warp owns rows of S and dQ
+           of those varies; for deterministic=True one launch takes a few key blocks of every head, each of which adds
+           to a sum of its own, the next launch the next ones: `passes.collect` adds the sums up, always the same bits
+Grid       (splits * B*Hk,), splits = Tc, or fewer: `count_splits`     Threads 32 a warp: warp (kg, qg) owns WM keys x
+           WN queries of S, and the same keys x a share of the columns of dK and dV
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, any strides; rows (B, Hq, Mq, 2): LSE and delta, contiguous
-           -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; dQ as a sum: `passes.collect`
-On chip    keys:    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `stages` times | P, dS Bc x Br |
-           queries: | Qi Br x D | dOi Br x DV | Kj Bc x D | Vj Bc x DV |   shared, in 16 bits, rows swizzled
-           s, dp and the block's own gradients in accumulator fragments, p, ds in fragments of 16 x 16: registers
-Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q (dQ = sum dS K) over the blocks met so far
+           -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; dQ as sums: `passes.collect`
+On chip    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `stages` times | P, dS Bc x Br |
+           shared, in 16 bits, rows swizzled; s, dp, dk, dv_, dq in accumulator fragments, p, ds in fragments of
+           16 x 16: registers
+Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q over the query blocks met so far
 Units      LSE in base 2, s in products or nats; dK and dQ take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
-Traffic    K, V once, Q, dO Tc times, dQ Tc times added to; deterministic: Q, dO once, K, V Tr times more, and the five
-           products become seven: `traffic`
+Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, each sum of it once cleared and once collected: `traffic`
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from functools import cache
 from numba import cuda, float32, int32, uint16, uint32
 from numba.types import uint8
 
-from numba_flash.config import Adds, GradientTiles, Loads, Tiles
+from numba_flash.config import Adds, GradientTiles, Loads
 from numba_flash.device.fragments import (
     lane,
     make_add_sums,
@@ -35,29 +34,32 @@ from numba_flash.device.fragments import (
     make_store_words,
     make_write_fragments,
 )
-from numba_flash.device.gradients import make_gradient_base2, make_hide_gradient, make_load_rows, make_read_rows
+from numba_flash.device.gradients import make_gradient_base2, make_hide_gradient, make_read_rows
 from numba_flash.device.number import LOG2_E, number
 from numba_flash.device.scores import make_modify, make_slope
 from numba_flash.device.swizzled import make_load_swizzled, thread
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
-from numba_flash.rungs.flash2_mma_backward import key_pieces, offsets, query_pieces
-from numba_flash.tiling import all_visible, cdiv, key_blocks, query_blocks
+from numba_flash.rungs.flash2_mma_backward import offsets, pieces
+from numba_flash.tiling import all_visible, cdiv, query_blocks
 
 
 @cache
-def make_flash2_mma_backward_keys(
-    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds | None
+def make_flash2_mma_backward(
+    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds
 ):
-    """Algorithm 2 as it stands; without `adds`, less its dQ. A block owns one key block of one KV head."""
+    """Algorithm 2 as it stands. A block owns one key block of one KV head; those of a launch start at a given one.
+
+    The sums of dQ of two of a head's key blocks lie `apart` query blocks from one another; 0: they are one.
+    """
     Br, Bc, D, DV, STAGES, THREADS = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages, tiles.threads
     KG, QG, WM, WN, CG = tiles.KG, tiles.QG, tiles.WM, tiles.WN, tiles.D // tiles.dq_columns
-    scores, products, keys, values, queries = key_pieces(tiles)
+    scores, products, keys, values, queries = pieces(tiles)
     SCORES, DK, DV_, DQ, P = scores.size, keys.size, values.size, queries.size, scores.size // 2
     DK_COLUMNS, DV_COLUMNS = D // QG, DV // QG
     DQ_ROWS, DQ_COLUMNS, DQ_STEP = tiles.dq_rows, tiles.dq_columns, tiles.dq_step
-    ADDS_DQ, MODIFIES, ROWS = adds is not None, score != ScoreOptions(), scores.TM
+    MODIFIES, ROWS = score != ScoreOptions(), scores.TM
     ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     V_AT, Q_AT, O_AT, ROWS_AT, P_AT, S_AT, _ = offsets(tiles)
@@ -77,7 +79,7 @@ def make_flash2_mma_backward_keys(
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
-    add_dq = make_add_sums(DQ, THREADS, adds or "scalars")
+    add_dq = make_add_sums(DQ, THREADS, adds)
     write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
 
     @device
@@ -88,9 +90,10 @@ def make_flash2_mma_backward_keys(
         if x < Br:
             copy(rows, 2 * (top + x), rows_h, 2 * (i * Br + x), 4, True)  # those of two rows
 
-    def flash2_mma_backward_keys(
+    def flash2_mma_backward(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ, dK, dV,
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+        first_key_block, splits, apart,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -103,8 +106,8 @@ def make_flash2_mma_backward_keys(
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
-        Tc, Tr = cdiv(Nk, Bc), cdiv(Nq, Br)
-        j, bh = int32(cuda.blockIdx.x % Tc), int32(cuda.blockIdx.x // Tc)  # causal: the first keys meet most rows
+        split, bh = int32(cuda.blockIdx.x % splits), int32(cuda.blockIdx.x // splits)
+        j, Tr = int32(first_key_block + split), cdiv(Nq, Br)  # causal: the first keys meet most rows
         b, hk = int32(bh // Hk), int32(bh % Hk)
         group = int32(Hq // Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
@@ -123,6 +126,7 @@ def make_flash2_mma_backward_keys(
         for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
             first_block = (b * Hq + h) * Tr
+            first_sum = split * int32(apart) + first_block
             rows_h = global_view(rows, first_block * Br * 2, float32)
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
@@ -143,12 +147,11 @@ def make_flash2_mma_backward_keys(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
                         bias_h, bias_strides, mask_h, mask_strides,
                     )  # fmt: skip
-                if MODIFIES or not ADDS_DQ:
+                if MODIFIES:
                     cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier
                 fill(dp, SCORES, ZERO)
                 multiply_vdot(dp, Vj, dOs, key, top + query)  # line 13: dP^T = Vj dOi^T
-                if ADDS_DQ:
-                    cuda.syncwarp()  # no hazard: the same
+                cuda.syncwarp()  # no hazard: the same
                 read_rows(lse, delta, rows_s, top + query + 2 * rg)
                 gradient(s, dp, derivative, factor, lse, delta)  # lines 11 and 14: P, dS
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
@@ -164,10 +167,10 @@ def make_flash2_mma_backward_keys(
                     other = (qg + step) % QG * WN
                     other_ptdo(dv_, P_t, dOs, key, other, top + other, qg * DV_COLUMNS)
                     other_dstq(dk, dS_t, Qs, key, other, top + other, qg * DK_COLUMNS)
-                for x in range(0, DQ_COLUMNS if ADDS_DQ else 0, DQ_STEP):
+                for x in range(0, DQ_COLUMNS, DQ_STEP):
                     fill(dq, DQ, ZERO)
                     multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS + x)
-                    add_dq(global_view(dQ, (first_block + i) * (Br * D), float32), x // DQ_STEP * DQ, dq)  # line 15
+                    add_dq(global_view(dQ, (first_sum + i) * (Br * D), float32), x // DQ_STEP * DQ, dq)  # line 15
                 if STAGES == 1:
                     cuda.syncthreads()  # everyone has read Q, dO, LSE and delta before they change
                     if i + 1 < end:
@@ -179,91 +182,4 @@ def make_flash2_mma_backward_keys(
         write_dk(global_view(dK, bh * Nk * d, uint16), d, dk, j * Bc + key, qg * DK_COLUMNS, Nk, d)
         write_dv(global_view(dV, bh * Nk * dv, uint16), dv, dv_, j * Bc + key, qg * DV_COLUMNS, Nk, dv)
 
-    return flash2_mma_backward_keys
-
-
-@cache
-def make_flash2_mma_backward_queries(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions):
-    """dQ: the same loop turned inside out, so that no two blocks write the same rows. A block owns one query block."""
-    Br, Bc, D, DV, HEIGHT = tiles.Br, tiles.Bc, tiles.D, tiles.DV, 8 * tiles.rows
-    scores, queries = query_pieces(tiles)
-    SCORES, DQ, P, ROWS = scores.size, queries.size, scores.size // 2, scores.TM
-    MODIFIES, ZERO = score != ScoreOptions(), number(dtype).zero
-    BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    Q_SHAPE, O_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Br, DV), (Bc, D), (Bc, DV)
-    O_AT = 2 * Br * D
-    K_AT = O_AT + 2 * Br * DV
-    V_AT = K_AT + 2 * Bc * D
-
-    load_q, load_do, load_k, load_v = (
-        make_load_swizzled(rows, columns, tiles.threads, loads)
-        for rows, columns in ((Br, D), (Br, DV), (Bc, D), (Bc, DV))
-    )
-    commit, wait = make_pipeline(loads)
-    multiply_qkt, multiply_dovt = (make_multiply_abt_mma(dtype, scores, depth) for depth in (D, DV))
-    multiply_dsk = make_multiply_ab_mma(dtype, queries, Bc, D)
-    modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
-    gradient, slope_of = make_gradient_base2(scores, score), make_slope(score, dtype)
-    load_rows, round_to = make_load_rows(ROWS), make_round(dtype, scores)
-    write_dq = make_write_fragments(dtype, HEIGHT, D, pairs)
-
-    def flash2_mma_backward_queries(
-        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, Mq,
-    ):  # fmt: skip
-        Hq, Hk, Nq, Nk, d, dv = sizes
-        first, last, q_offset = band
-        Qi, dOi = shared_tile(0, Q_SHAPE, uint16), shared_tile(O_AT, O_SHAPE, uint16)
-        Kj, Vj = shared_tile(K_AT, K_SHAPE, uint16), shared_tile(V_AT, V_SHAPE, uint16)
-        warp_row = (thread() >> 5) * HEIGHT
-        rg, cg = warp_row + lane() // 4, lane() % 4
-        Tr = cdiv(Nq, Br)
-        i, bh = Tr - 1 - cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr  # causal: the longest rows start first
-        b, h = bh // Hq, bh % Hq
-        hk = h // (Hq // Hk)
-        Kh, Vh = global_view(K, head(K_strides, b, hk), uint16), global_view(V, head(V_strides, b, hk), uint16)
-        bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
-        mask_h = global_view(mask, head(mask_strides, b, h), uint8)
-        slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
-        s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
-        derivative, ds = cuda.local.array(SCORES, float32), cuda.local.array(P, uint32)
-        lse, delta = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
-        dq = cuda.local.array(DQ, float32)
-        fill(dq, DQ, ZERO)
-        factor = LOG2_E if MODIFIES else scale * LOG2_E
-        begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
-        load_q(Qi, 0, global_view(Q, head(Q_strides, b, h), uint16), Q_strides, i * Br, 0, Nq, d)
-        load_do(dOi, 0, global_view(dO, head(dO_strides, b, h), uint16), dO_strides, i * Br, 0, Nq, dv)
-        load_v(Vj, 0, Vh, V_strides, begin * Bc, 0, Nk, dv)
-        commit()
-        load_rows(lse, delta, global_view(rows, bh * Mq * 2, float32), i * Br + rg, Nq - i * Br - rg)
-        for j in range(begin, end):  # V and K come by turns: Kj while dP is computed, the next Vj while dQ is
-            wait(0)
-            cuda.syncthreads()  # Qi, dOi, Vj are written; everyone has read the last Kj before it changes
-            load_k(Kj, 0, Kh, K_strides, j * Bc, 0, Nk, d)
-            commit()
-            fill(dp, SCORES, ZERO)
-            multiply_dovt(dp, dOi, Vj, warp_row, 0)
-            cuda.syncthreads()  # everyone has read Vj before it changes
-            if j + 1 < end:
-                load_v(Vj, 0, Vh, V_strides, (j + 1) * Bc, 0, Nk, dv)
-            commit()
-            wait(1)
-            cuda.syncthreads()  # Kj is written before anyone reads it
-            fill(s, SCORES, ZERO)
-            multiply_qkt(s, Qi, Kj, warp_row, 0)
-            if MODIFIES:
-                modify(
-                    s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                    bias_h, bias_strides, mask_h, mask_strides,
-                )  # fmt: skip
-            gradient(s, dp, derivative, factor, lse, delta)
-            if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
-                hide(s, dp, rg, cg, i * Br, j * Bc, Nk, first, last)
-            round_to(ds, dp)
-            multiply_dsk(dq, ds, Kj, 0, 0)  # line 15: dQi += dS Kj
-        for n in range(DQ):
-            dq[n] *= scale
-        write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, i * Br + warp_row, 0, Nq, d)
-
-    return flash2_mma_backward_queries
+    return flash2_mma_backward

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 from unittest.mock import patch
 
 from numba_flash.config import APART, GradientTiles, MatmulTiles, MmaTiles, Tiles
@@ -148,18 +149,14 @@ def broken(rules: Rules) -> list[str]:
 
 
 @contextmanager
-def both_passes(family: str, tiles: Tiles, key_tiles: Tiles | GradientTiles, rules: Rules) -> Iterator[None]:
-    """Run a family's forward pass and its dQ with `tiles`, its dK and dV with `key_tiles`, if all rules hold."""
+def only_these(tables: Sequence[tuple[dict[Any, Any], Tiles | GradientTiles]], rules: Rules) -> Iterator[None]:
+    """Tables of tile sizes in which the only choice is the one beside each, if all rules hold."""
     if names := broken(rules):
-        raise ValueError(f"{tiles} and {key_tiles} break these rules: {'; '.join(names)}")
-    forward, backward = (import_module(f"numba_flash.rungs.{family}_{name}") for name in ("forward", "backward"))
+        chosen = " and ".join(dict.fromkeys(str(tiles) for _, tiles in tables))
+        raise ValueError(f"{chosen} break these rules: {'; '.join(names)}")
     with other_plans(), ExitStack() as stack:
-        for table, chosen in (
-            (forward.CONFIGS, tiles),
-            (backward.QUERY_CONFIGS, tiles),
-            (backward.KEY_CONFIGS, key_tiles),
-        ):
-            stack.enter_context(patch.dict(table, dict.fromkeys(table, [chosen])))
+        for table, tiles in tables:
+            stack.enter_context(patch.dict(table, dict.fromkeys(table, [tiles])))
         yield
 
 
@@ -180,7 +177,10 @@ def attention_tiles(tiles: Tiles, key_tiles: Tiles) -> Iterator[None]:
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    with both_passes("flash2", tiles, key_tiles, forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)):
+    rules = forward_rules(tiles) | query_rules(tiles) | key_rules(key_tiles)
+    forward, backward = (import_module(f"numba_flash.rungs.flash2_{name}") for name in ("forward", "backward"))
+    tables = (forward.CONFIGS, tiles), (backward.QUERY_CONFIGS, tiles), (backward.KEY_CONFIGS, key_tiles)
+    with only_these(tables, rules):
         yield
 
 
@@ -220,15 +220,15 @@ def matmul_tiles(tile: int, registers: MatmulTiles) -> Iterator[None]:
 
 @contextmanager
 def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
-    """Run flash2 on tensor cores with other tile sizes.
+    """Run flash2 on tensor cores with other tile sizes, its deterministic gradients as if for four multiprocessors.
 
     Parameters
     ----------
     tiles : Tiles
-        Of the forward pass and of dQ in a kernel of its own: `fragment_rules`.
+        Of the forward pass: `fragment_rules`.
     key_tiles : GradientTiles
-        Of dK, dV and the sum of dQ: `gradient_rules`. Head dimensions of both are fitted to the problem, whichever it
-        is, so the rules must hold for all.
+        Of the gradients: `gradient_rules`. Head dimensions of both are fitted to the problem, whichever it is, so the
+        rules must hold for all.
 
     Raises
     ------
@@ -239,7 +239,10 @@ def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
         fragment_rules(fit_tiles(tiles, width, width)) | gradient_rules(fit_tiles(key_tiles, width, width))
         for width in WIDTHS
     ]
-    with both_passes("flash2_mma", tiles, key_tiles, {rule: all(at[rule] for at in rules) for rule in rules[0]}):
+    for_all = {rule: all(at[rule] for at in rules) for rule in rules[0]}
+    forward, backward = (import_module(f"numba_flash.rungs.flash2_mma_{name}") for name in ("forward", "backward"))
+    few = patch.object(backward, "MULTIPROCESSORS", 4)  # so that short problems take several launches
+    with only_these(((forward.CONFIGS, tiles), (backward.CONFIGS, key_tiles)), for_all), few:
         yield
 
 

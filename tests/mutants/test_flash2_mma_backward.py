@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import Phase
-from hypothesis.strategies import just
+from hypothesis.strategies import just, sampled_from
 from properties import test_agreement, test_memory, test_tensor_cores
-from properties.for_all import for_all
+from properties.agreement import assert_same
+from properties.for_all import for_all, simulated
 
 from numba_flash.config import GradientTiles, Tiles
 from numba_flash.simulator import SIMULATED, DivergentBarrier, MemoryFault, options
@@ -18,7 +19,8 @@ from .mutant import Mutant
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
-KEYS, QUERIES = test_tensor_cores.copied_gradients, test_tensor_cores.copied_gradients_of_queries
+KEYS = test_tensor_cores.copied_gradients
+RUNG = "rungs.flash2_mma_backward"
 BACKWARD, GRADIENTS, FRAGMENTS = "kernels.flash2_mma_backward", "device.gradients", "device.fragments"
 ROWS, COLLECT = "kernels.passes.rows", "kernels.passes.collect"
 GROUPED = Case(B=1, Hq=4, Hk=2, Nq=5, Nk=7, d=8, dv=8, dtype="float16")
@@ -29,7 +31,24 @@ ARRIVED = "cuda.syncthreads()  # Q, dO at `top` are written; the others, P and d
 def GROUPS(backend, case):  # noqa: N802
     """Two heads of keys and values, each read by two of queries."""
     test_agreement.test_backward.holds(backend, case)
+
+
+@for_all(cases=lambda backend: sampled_from(test_tensor_cores.LAUNCHES))
+def LAUNCHES(backend, case):  # noqa: N802
+    """Several launches add to several sums of dQ."""
+    test_memory.test_outputs_are_written_once_and_nothing_else.holds(backend, case)
     test_agreement.test_deterministic_backward.holds(backend, case)
+
+
+@for_all(cases=lambda backend: just(test_tensor_cores.LAUNCHES[0]))
+def ORDERS(backend, case):  # noqa: N802
+    """The same bits in any order of blocks; keys far from zero, so that dQ is a small difference of large sums."""
+    x, options = case.arrays(), case.options()
+    x = x._replace(k=(x.k + 512).astype(x.k.dtype))
+    first = test_memory.both(backend, x, options)
+    for seed in (1, 2):
+        with simulated(seed=seed):
+            assert_same(first, test_memory.both(backend, x, options))
 
 
 MUTANTS = [
@@ -72,26 +91,22 @@ MUTANTS = [
     Mutant("quarters of dS in the other order", FRAGMENTS, """r, c = right_then_down(lane())
         for m""", """r, c = down_then_right(lane())
         for m""", KEYS),
-    Mutant("dQ without the scale", COLLECT, "scale * x[place", "x[place", KEYS),
+    Mutant("dQ without the scale", COLLECT, "dq[n] *= scale", "pass", KEYS),
     Mutant("sums of other columns", COLLECT, "warp % CG * COLUMNS", "(CG - 1 - warp % CG) * COLUMNS", KEYS),
     Mutant("P of blind rows", ROWS, "-NEG_INF if lse == NEG_INF else lse", "lse", KEYS),
     Mutant("LSE in nats", ROWS, "[i * LSE_strides[2]] * LOG2_E", "[i * LSE_strides[2]]", KEYS),
     Mutant("delta without dLSE", ROWS, "total -= global_view(dLSE", "0 * global_view(dLSE", KEYS),
     Mutant("delta leaves elements out", ROWS, "x4[2] * y4[2] + x4[3] * y4[3]", "x4[2] * y4[2]", KEYS),
 
-    Mutant("dQ of queries without the scale", BACKWARD, "dq[n] *= scale", "pass", QUERIES),
-    Mutant("LSE and delta of neighbours", GRADIENTS, "2 * (row + 8 * r)", "2 * (row + r)", QUERIES),
-    Mutant("dS of keys that queries do not see", BACKWARD, "hide(s, dp, rg, cg, i * Br, j * Bc, Nk, first, last)",
-           "pass", QUERIES),
-    Mutant("nobody waits for Kj", BACKWARD, "wait(1)\n", "pass\n", QUERIES),
-    Mutant("Qi, dOi, Vj are read before all of them has landed", BACKWARD,
-           "cuda.syncthreads()  # Qi, dOi, Vj are written; everyone has read the last Kj before it changes", "pass",
-           QUERIES),
-    Mutant("the next Vj lands while Vj is read", BACKWARD,
-           "cuda.syncthreads()  # everyone has read Vj before it changes", "pass", QUERIES, "early"),
-    Mutant("the next Vj is not fetched", BACKWARD, "load_v(Vj, 0, Vh, V_strides, (j + 1) * Bc, 0, Nk, dv)", "pass",
-           QUERIES),
-    Mutant("another KV head", BACKWARD, "hk = h // (Hq // Hk)", "hk = h % Hk", GROUPS),
+    Mutant("only the sum of the first split", COLLECT, "range(splits)", "range(1)", LAUNCHES),
+    Mutant("each split's sum without the others", COLLECT, "dq[n] +=", "dq[n] =", LAUNCHES),
+    Mutant("sums that overlap", COLLECT, "split * apart", "split * (apart - 1)", LAUNCHES),
+    Mutant("splits add to one sum", BACKWARD, "split * int32(apart) + first_block", "first_block", ORDERS),
+    Mutant("only the sum of the first split is zeros before", ROWS, "range(splits if index < count else 0)",
+           "range(1 if index < count else 0)", LAUNCHES),
+    Mutant("the same key blocks in every launch", BACKWARD, "int32(first_key_block + split)", "split", LAUNCHES),
+    Mutant("the last launch is left out", RUNG, "range(0, Tc, max(step, 1))",
+           "range(0, Tc // step * step, step)", LAUNCHES),
 ]  # fmt: skip
 
 TILES = GradientTiles(32, 16, 32, 32, 1, 2)
@@ -135,5 +150,6 @@ def test_the_original_does_not(module, landing):
     first = next(mutant for mutant in MUTANTS if mutant.module == module)
     with replace(first, new=first.old).alive(), tiny_tiles(), options(landing=landing):
         search(test_agreement.test_backward, max_examples=2)
-        search(QUERIES, max_examples=1)
+        search(LAUNCHES, max_examples=1)
+        search(ORDERS, max_examples=1)
         search(KEYS, replace(TILES, stages=1), max_examples=1)

@@ -24,7 +24,7 @@ def test_backward(backend, case):
 
 @for_all()
 def test_deterministic_backward(backend, case):
-    """A kernel of its own computes dQ."""
+    """dQ in a kernel or in sums of its own."""
     x, options = case.arrays(), case.options()
     operands = (x.do, x.q, x.k, x.v, x.dlse)
     gradients = backend.gradients(*operands, deterministic=True, **options)

@@ -5,6 +5,7 @@ from hypothesis import settings
 
 from numba_flash.config import GradientTiles, Tiles
 from numba_flash.rungs import flash2_mma_backward
+from numba_flash.specimen import specimen
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
 from numba_flash.testing.tiles import fragment_tiles
@@ -56,17 +57,17 @@ def copied(backend, case):
 
 @for_all(times=1 / 2, **COPIED)
 def copied_gradients(backend, case):
-    """The same for gradients, dQ among them by addition."""
+    """The same for gradients."""
     agreement.test_backward.holds(backend, case)
 
 
 @for_all(times=1 / 2, **COPIED)
-def copied_gradients_of_queries(backend, case):
-    """The same with dQ by a kernel of its own."""
+def copied_deterministic_gradients(backend, case):
+    """The same with several sums of dQ, and several launches."""
     agreement.test_deterministic_backward.holds(backend, case)
 
 
-@pytest.mark.parametrize("holds", [copied, copied_gradients, copied_gradients_of_queries], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("holds", [copied, copied_gradients, copied_deterministic_gradients], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("landing", ["late", "early"])
 def test_copies_may_land_early_or_late(kernels, landing, holds):
     if landing == "early" and kernels is not SIMULATOR:
@@ -98,10 +99,31 @@ def test_other_tiles_of_gradients(kernels, tiles):
 
 
 def test_numbers_are_added_one_by_one_before_sm_90(simulator, monkeypatch):
-    monkeypatch.setattr(flash2_mma_backward, "kind_of_adds", lambda problem, device: "scalars")
+    monkeypatch.setattr(flash2_mma_backward, "kind_of_adds", lambda device: "scalars")
     case = Case(B=1, Hq=2, Hk=1, Nq=37, Nk=41, d=24, dv=17, dtype="bfloat16", causal=True)
     with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
         agreement.test_backward.holds(simulator.on_tensor_cores(FORWARD, BACKWARD), case)
+
+
+LAUNCHES = [
+    Case(B=1, Hq=1, Hk=1, Nq=9, Nk=73, d=24, dv=17, dtype="float16"),
+    Case(B=1, Hq=4, Hk=2, Nq=9, Nk=73, d=8, dv=8, dtype="bfloat16", causal=True, dlse=True),
+    Case(B=2, Hq=2, Hk=2, Nq=9, Nk=40, d=8, dv=8, dtype="float16", window=(9, 5)),
+    Case(B=1, Hq=2, Hk=2, Nq=40, Nk=40, d=8, dv=8, dtype="float16", causal=True, q_offset=-33),
+]
+
+
+@pytest.mark.parametrize(("case", "splits"), list(zip(LAUNCHES, (3, 2, 1, 2), strict=True)), ids=str)
+def test_deterministic_gradients_take_several_launches(kernels, case, splits):
+    """The last of which may take fewer key blocks; rows that see nothing get no addition at all."""
+    tiles = GradientTiles(32, 16, 32, 32, 1, 2)
+    backend = kernels.on_tensor_cores(FORWARD, BACKWARD)
+    sizes = {name: getattr(case, name) for name in ("B", "Hq", "Hk", "Nq", "Nk", "d", "dv")}
+    problem = specimen("flash_attention_backward", case.dtype, **sizes)
+    with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), tiles):
+        assert flash2_mma_backward.count_splits(problem, tiles) == splits < case.Nk / tiles.Bc
+        agreement.test_deterministic_backward.holds(backend, case)
+        memory.test_repeats_bit_by_bit.holds(backend, case)
 
 
 PRODUCTION = [

@@ -34,7 +34,7 @@ def test_every_default_kernel_is_a_job_once(arch):
     tensor_cores = {"matmul_mma", "flash2_mma_forward"} if arch != "sm_75" else set()
     rungs = {"softmax_online", "matmul_registers", "flash2_forward"} | tensor_cores
     parts = {"delta", "merge", "flash2_backward_keys"}
-    parts |= {"rows", "collect", "flash2_mma_backward_keys"} if tensor_cores else {"convert"}
+    parts |= {"rows", "collect", "flash2_mma_backward"} if tensor_cores else {"convert"}
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
     forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
     for half in (True, False):

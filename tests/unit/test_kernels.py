@@ -66,8 +66,7 @@ ENTRIES = [
 
 FRAGMENT_TABLES = {
     "forward": (flash2_mma_forward.CONFIGS, flash2_mma_forward.shared_bytes, fragment_rules),
-    "keys": (flash2_mma_backward.KEY_CONFIGS, flash2_mma_backward.key_shared_bytes, gradient_rules),
-    "queries": (flash2_mma_backward.QUERY_CONFIGS, flash2_mma_backward.query_shared_bytes, fragment_rules),
+    "keys": (flash2_mma_backward.CONFIGS, flash2_mma_backward.shared_bytes, gradient_rules),
 }
 
 
@@ -332,7 +331,7 @@ class TestPasses:
     @pytest.mark.parametrize("dv", [1, 31, 32, 140])
     @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
     def test_rows(self, dtype, dv, has_dlse):
-        """LSE in base 2 and delta of five rows, and of three that there are not; zeros for dQ."""
+        """LSE in base 2 and delta of five rows, and of three that there are not; zeros for both sums of dQ."""
         B, Hq, Nq, Mq = 2, 3, 5, 8
         stored, real = DTYPES[dtype], DTYPES[real_of(dtype)]
         if real_of(dtype) != "float32":
@@ -340,7 +339,7 @@ class TestPasses:
         do, o = (normal(n, B, Nq, Hq, dv).swapaxes(1, 2).astype(stored) for n in (0, 1))
         lse, dlse = (normal(n, B, Nq, Hq).swapaxes(1, 2).astype(real) for n in (2, 3))
         lse[0, 1, 2] = -np.inf
-        pairs, dq = self.empty((B, Hq, Mq, 2), real), self.empty((B, Hq, Mq, 32), real)
+        pairs, dq = self.empty((B, Hq, Mq, 2), real), self.empty((2, B, Hq, Mq, 32), real)
         problem = replace(attention_problem(dv, dv, dtype, B, Hq, Nq), vector=dv == 140)
         operands = Operands(read(o), read(o), read(o), do=read(do), o=read(o), lse=read(lse))
         operands = replace(operands, dlse=read(dlse)) if has_dlse else operands
@@ -354,24 +353,26 @@ class TestPasses:
 
     @pytest.mark.parametrize("adds", ["vectors", "scalars"])
     @pytest.mark.parametrize("tiles", [GradientTiles(64, 16, 64, 64, 1, 4), GradientTiles(32, 16, 32, 32, 1, 2)])
-    def test_collect(self, dtype, adds, tiles):
+    @pytest.mark.parametrize("sums", [1, 3])
+    def test_collect(self, dtype, adds, tiles, sums):
         """Numbers that lie as their threads hold them: every row and column finds its own."""
         if dtype not in ("float16", "bfloat16"):
             pytest.skip("tensor cores take 16 bits")
         B, Hq, Nq, d, warps, steps = 1, 2, 40, tiles.D - 3, tiles.warps, tiles.dq_columns // tiles.dq_step
         Mq, rows_of, columns = -(-Nq // tiles.Br) * tiles.Br, tiles.dq_rows, tiles.dq_step
-        dq = normal(0, B * Hq, Mq, tiles.D).astype(np.float32)
-        x = dq.reshape(B * Hq, Mq // tiles.Br, -1, rows_of // 16, 2, 8, tiles.D // columns, columns // 8, 4, 2)
+        dq = normal(0, sums * B * Hq, Mq, tiles.D).astype(np.float32)
+        x = dq.reshape(sums * B * Hq, Mq // tiles.Br, -1, rows_of // 16, 2, 8, tiles.D // columns, columns // 8, 4, 2)
         x = x.transpose(0, 1, 2, 6, 3, 7, 4, 9, 5, 8)  # ..., warp's rows, columns, fragment, its half, element, lane
-        x = x.reshape(B * Hq, Mq // tiles.Br, warps, steps, -1, 2, 2, 32).transpose(0, 1, 2, 7, 3, 4, 5, 6)
-        x = x.reshape(B * Hq, Mq // tiles.Br, tiles.threads, -1)
+        x = x.reshape(sums * B * Hq, Mq // tiles.Br, warps, steps, -1, 2, 2, 32).transpose(0, 1, 2, 7, 3, 4, 5, 6)
+        x = x.reshape(sums * B * Hq, Mq // tiles.Br, tiles.threads, -1)
         group = 4 if adds == "vectors" else 1
-        x = x.reshape(*x.shape[:3], -1, group).swapaxes(2, 3).reshape(B, Hq, Mq, tiles.D)
+        x = x.reshape(*x.shape[:3], -1, group).swapaxes(2, 3).reshape(sums, B, Hq, Mq, tiles.D)
         out = self.empty((B, Hq, Nq, d), DTYPES[dtype])
         problem = replace(attention_problem(d, d, dtype, B, Hq, Nq), scale=0.5)
         (what,) = collect.launches(problem, tiles, adds, read(np.ascontiguousarray(x)), read(out))
         launch(what)
-        expected = (np.float32(0.5) * dq).astype(DTYPES[dtype]).reshape(B, Hq, Mq, tiles.D)[:, :, :Nq, :d]
+        total = np.add.reduce(dq.reshape(sums, B, Hq, Mq, tiles.D))
+        expected = (np.float32(0.5) * total).astype(DTYPES[dtype])[:, :, :Nq, :d]
         assert out.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
@@ -424,10 +425,10 @@ class TestDeterministic:
     def test_launches_on_tensor_cores(self):
         x = Operands(*(read(np.zeros((1, 1, n, 4), np.float16)) for n in (5, 7, 7)))
         x = replace(x, do=x.q, o=x.q, lse=read(np.zeros((1, 1, 5), np.float32)))
-        for deterministic, last in ((False, "collect"), (True, "flash2_mma_backward_queries")):
+        for deterministic in (False, True):
             problem = replace(attention_problem(4, 4, "float16"), deterministic=deterministic)
             made = flash2_mma_backward.launches(problem, SIMULATOR, x, x.q, x.k, x.v)
-            assert [what.kernel.name for what in made] == ["rows", "flash2_mma_backward_keys", last]
+            assert [what.kernel.name for what in made] == ["rows", "flash2_mma_backward", "collect"]
 
     def test_any_order_of_blocks_gives_the_same_bits_on_tensor_cores(self):
         q, do = (normal(n, 1, 2, 40, 8).astype(np.float16) for n in (0, 1))

@@ -3,7 +3,7 @@
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 2, line 4
 Grid       (B*Hq*Mq / 4,)     Threads 128: a warp owns one of Mq rows of a head, the last of which fill up a tile
 Shapes     dO, O (B, Hq, Nq, dv), LSE (B, Hq, Nq), dLSE the same or null, any strides -> rows (B, Hq, Mq, 2) float32
-           dQ (B, Hq, Mq, D) in float32, or null: becomes zeros, for the additions of the next kernel
+           dQ (splits, B, Hq, Mq, D) in float32: becomes zeros, for the additions of the next kernel
 On chip    one partial sum a lane
 Invariant  dS = P*(dP - delta); since dLSE adds P*dLSE to dS, delta = rowsum(dO*O) - dLSE carries it for free
 Units      LSE in base 2: P = 2^(s*log2(e) - LSE)
@@ -27,7 +27,7 @@ from numba_flash.ptx import global_view, store2, store4
 def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, rows: int):
     """The kernel for one storage dtype; `vectors`: rows are read four elements at a time; `rows` of a block.
 
-    D, if it is not 0, is the width of dQ, a multiple of 4.
+    D is the width of dQ, a multiple of 4.
     """
     n = number(dtype)
     STORED, ZERO, NEG_INF, to_real = n.stored, n.zero, n.neg_inf, n.to_real
@@ -36,7 +36,7 @@ def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, rows: int):
     row_sum, read4 = make_row_sum(32), make_read4(dtype)
 
     def rows_of_queries(
-        dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count
+        dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count, splits
     ):  # fmt: skip
         lane, index = cuda.threadIdx.x & 31, cuda.blockIdx.x * rows + (cuda.threadIdx.x >> 5)
         bh, i = index // Mq, index % Mq
@@ -58,8 +58,8 @@ def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, rows: int):
             lse = global_view(LSE, head(LSE_strides, b, h), float32)[i * LSE_strides[2]] * LOG2_E
         if lane == 0 and index < count:
             store2(global_view(pairs, 0, float32), 2 * index, (-NEG_INF if lse == NEG_INF else lse, total))
-        if D > 0 and index < count:
-            dq = global_view(dQ, index * D, float32)
+        for split in range(splits if index < count else 0):
+            dq = global_view(dQ, (split * count + index) * D, float32)
             for x in range(4 * lane, D, 128):
                 store4(dq, x, (ZERO, ZERO, ZERO, ZERO))
 

@@ -13,20 +13,20 @@ from numba_flash.traffic import Traffic
 ROWS = 4  # of a block
 
 
-def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sum: Array | None) -> list[Launch]:
-    """The launch that writes pairs (B, Hq, Mq, 2) and sets dq_sum (B, Hq, Mq, D) to zeros; both are contiguous."""
+def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sums: Array) -> list[Launch]:
+    """The launch that writes pairs (B, Hq, Mq, 2) and sets dq_sums (splits, B, Hq, Mq, D) to zeros; all contiguous."""
     assert x.do is not None and x.o is not None and x.lse is not None
     _, Hq, Mq, _ = pairs.shape
     count, vectors = problem.B * Hq * Mq, problem.vector and problem.dv % 4 == 0
-    config = (problem.dtype, vectors, x.dlse is not None, 0 if dq_sum is None else dq_sum.shape[-1], ROWS)
+    config = (problem.dtype, vectors, x.dlse is not None, dq_sums.shape[-1], ROWS)
     inputs = [item for array in (x.do, x.o, x.lse, x.dlse) for item in (array, strides_of(array))]
-    outputs = (Written(pairs), dq_sum and Written(dq_sum))
-    sizes = (Hq, problem.Nq, Mq, problem.dv, count)
+    outputs = (Written(pairs), Written(dq_sums))
+    sizes = (Hq, problem.Nq, Mq, problem.dv, count, dq_sums.shape[0])
     return [Launch(Kernel("passes.rows", config, LANES * ROWS), cdiv(count, ROWS), (*inputs, *outputs, *sizes))]
 
 
 def traffic(problem: AttentionProblem, Mq: int, cleared: int) -> Traffic:
-    """What all threads move without a gradient of LSE, `cleared` columns of dQ's sum among it.
+    """What all threads move without a gradient of LSE, `cleared` columns of all sums of dQ among it.
 
     All 32 lanes of a warp read its LSE.
     """
