@@ -61,7 +61,8 @@ def longest_first(block, Tr, heads, together):
 
     If the mask is causal, later query blocks see more keys. So that none of these starts last, when other
     multiprocessors have nothing left to do, all last query blocks come first, then those before them: not of all heads,
-    whose keys and values the cache could not hold at once, but of so many `together`.
+    whose keys and values the cache could not hold at once, but of so many `together`. (Of key blocks, the first ones
+    meet most queries: the order turned round.)
     """
     first = block // (Tr * together) * together
     width, place = min(together, heads - first), block - first * Tr

@@ -42,7 +42,7 @@ from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
 from numba_flash.rungs.flash2_mma_backward import offsets, pieces
-from numba_flash.tiling import all_visible, cdiv, query_blocks
+from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks
 
 
 @cache
@@ -93,7 +93,7 @@ def make_flash2_mma_backward(
     def flash2_mma_backward(
         dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ, dK, dV,
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
-        first_key_block, splits, apart,
+        first_key_block, splits, apart, together,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -106,8 +106,9 @@ def make_flash2_mma_backward(
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
-        split, bh = int32(cuda.blockIdx.x % splits), int32(cuda.blockIdx.x // splits)
-        j, Tr = int32(first_key_block + split), cdiv(Nq, Br)  # causal: the first keys meet most rows
+        behind, bh = longest_first(cuda.blockIdx.x, splits, cuda.gridDim.x // splits, together)
+        split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
+        j, Tr = int32(first_key_block + split), int32(cdiv(Nq, Br))
         b, hk = int32(bh // Hk), int32(bh % Hk)
         group = int32(Hq // Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)

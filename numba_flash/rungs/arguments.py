@@ -18,7 +18,7 @@ WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
 LARGEST_GRID = 2**31 - 1
 SMALLEST_TILE = 4  # rows of the smallest query or key block in any table
 NO_STRIDES = (0, 0, 0, 0)
-CACHED = 5 / 8  # of the cache, for K and V of heads whose blocks run side by side
+CACHED = 5 / 8  # of the cache, for what blocks of several heads read again and again
 
 AnyTiles = TypeVar("AnyTiles", Tiles, GradientTiles)
 
@@ -121,14 +121,18 @@ def folds_scale(problem: AttentionProblem) -> bool:
 
 
 def heads_together(problem: AttentionProblem, device: Device) -> int:
-    """Of how many heads the longest rows start first (`longest_first`): as many as leave K and V in the cache.
+    """Of how many heads the longest rows start first (`longest_first`): as many as leave K and V in the cache."""
+    nbytes = problem.Nk * (problem.d + problem.dv) * ITEMSIZE[problem.dtype]  # that query heads of a group share
+    return many_together(problem, device, nbytes) * (problem.Hq // problem.Hk)
 
-    One head follows another where no row's keys end before the last one.
+
+def many_together(problem: AttentionProblem, device: Device, nbytes: int) -> int:
+    """How many KV heads may start together that keep so many bytes each in the cache.
+
+    One head follows another where no row's keys end before the last one: all blocks take as long.
     """
-    if problem.last >= problem.Nk:
-        return 1
-    fitting = int(CACHED * device.l2_bytes) // max(1, problem.Nk * (problem.d + problem.dv) * ITEMSIZE[problem.dtype])
-    return max(1, min(fitting * (problem.Hq // problem.Hk), problem.B * problem.Hq))
+    fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if problem.last < problem.Nk else 1
+    return max(1, min(fitting, problem.B * problem.Hk))
 
 
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:

@@ -11,6 +11,7 @@ from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_mma_tiles,
     kind_of_parts,
+    many_together,
     mma_reasons,
     option_bytes,
     reasons_against,
@@ -100,6 +101,12 @@ def count_splits(problem: AttentionProblem, t: GradientTiles) -> int:
     return min(range(1, max(most, 1) + 1), key=key_blocks_of_time)
 
 
+def keys_together(problem: AttentionProblem, device: Device, t: GradientTiles) -> int:
+    """Of how many KV heads the first keys, which meet most rows, start first: as many as leave Q, dO, dQ in the cache."""
+    row = (problem.d + problem.dv) * WIDTH + t.D * REAL
+    return many_together(problem, device, problem.Hq // problem.Hk * problem.Nq * row)
+
+
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds = choose_mma_tiles(CONFIGS, shared_bytes, problem, device), kind_of_adds(device)
@@ -118,7 +125,8 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     step = sums if problem.deterministic else Tc
     for first in range(0, Tc, max(step, 1)):
         splits = min(step, Tc - first)
-        made.append(Launch(kernel, splits * problem.B * problem.Hk, (*arguments, first, splits, apart)))
+        order = (first, splits, apart, keys_together(problem, device, t))
+        made.append(Launch(kernel, splits * problem.B * problem.Hk, (*arguments, *order)))
     return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
 

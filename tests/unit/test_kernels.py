@@ -468,7 +468,8 @@ def test_heads_that_start_together_leave_their_keys_in_the_cache():
     for fitting, heads in ((0.5, 1), (1, 4), (2.9, 8), (100, 24)):
         device = replace(SIMULATOR, l2_bytes=int(fitting * of_a_key_head / arguments.CACHED) + 1)
         assert arguments.heads_together(problem, device) == heads
-    assert arguments.heads_together(replace(problem, last=1024), device) == 1  # no row is longer than another
+    even = replace(problem, last=1024)  # no row is longer than another
+    assert arguments.heads_together(even, device) == 4 and arguments.many_together(even, device, 1) == 1
 
 
 def epsilon(dtype):
