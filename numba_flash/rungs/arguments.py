@@ -38,12 +38,13 @@ def choose_tiles(
     """The first tile sizes of the table that fit the problem, its head dimensions and the device's shared memory.
 
     The `full` ones are left out if the kernel needs more registers than the plainest one: for score options, element
-    loads, or because it is `crowded` in a way that only its rung knows.
+    loads, loads that pass through registers since there are no copies, or because it is `crowded` in a way that only
+    its rung knows.
     """
     itemsize = ITEMSIZE[problem.real]
-    more_registers = crowded or not (folds_scale(problem) and problem.vector)  # for options and addresses
+    plainest = folds_scale(problem) and problem.vector and device.compute_capability >= (8, 0)
     for tiles in table[itemsize, padded_width(max(problem.d, problem.dv))]:
-        if tiles.full and more_registers:
+        if tiles.full and (crowded or not plainest):
             continue
         fitted = fit_tiles(tiles, problem.d, problem.dv)
         if shared_bytes(fitted, itemsize) <= device.shared_bytes:

@@ -102,7 +102,7 @@ def count_splits(problem: AttentionProblem, t: GradientTiles) -> int:
 
 
 def keys_together(problem: AttentionProblem, device: Device, t: GradientTiles) -> int:
-    """Of how many KV heads the first keys, which meet most rows, start first: as many as leave Q, dO, dQ in the cache."""
+    """Of how many KV heads the first keys, which meet most rows, start first: as many as leave Q, dO, dQ in cache."""
     row = (problem.d + problem.dv) * WIDTH + t.D * REAL
     return many_together(problem, device, problem.Hq // problem.Hk * problem.Nq * row)
 

@@ -465,7 +465,7 @@ class TestOrder:
 def test_heads_that_start_together_leave_their_keys_in_the_cache():
     problem = replace(attention_problem(64, 64, "float16"), B=3, Hq=8, Hk=2, Nq=1024, Nk=1024, last=0)
     of_a_key_head = 1024 * 128 * 2
-    for fitting, heads in ((0.5, 1), (1, 4), (2.9, 8), (100, 24)):
+    for fitting, heads in ((0.5, 4), (1, 4), (2.9, 8), (100, 24)):
         device = replace(SIMULATOR, l2_bytes=int(fitting * of_a_key_head / arguments.CACHED) + 1)
         assert arguments.heads_together(problem, device) == heads
     even = replace(problem, last=1024)  # no row is longer than another
