@@ -100,7 +100,8 @@ def flash_attention(
     """
     operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
     settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal)
-    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+    default = q_offset is window is scale is softcap is score_mod is mask_mod is None  # all of them
+    if not default:
         settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
     elif (
         type(q) is type(k) is type(v) is CUPY.kind and stream is None and len(operands) == 3
@@ -180,7 +181,8 @@ def flash_attention_backward(
     if not dlse is alibi_slopes is bias is mask is None:
         operands += (dlse, alibi_slopes, bias, mask)
     settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal)
-    if not q_offset is window is scale is softcap is score_mod is mask_mod is None:
+    default = q_offset is window is scale is softcap is score_mod is mask_mod is None  # all of them
+    if not default:
         settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
     dq, dk, dv = give_back(answer(plan_backward, settings, operands, stream), q)
     return dq, dk, dv

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.ladder import BACKWARD, FASTEST_FIRST, FORWARD, LADDER, MATMUL, SOFTMAX, Rung
+from numba_flash.ladder import BACKWARD, FORWARD, LADDER, MATMUL, SOFTMAX, Rung, fastest_first
 from numba_flash.specimen import specimen
 
 TOKENS, HIDDEN = 16384, 1024  # of attention: a batch of TOKENS / N, with HIDDEN / d heads
@@ -138,7 +138,7 @@ def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
     chosen = [r for r in rungs if not patterns or matches(r, patterns)]
     if cell.who == EVERYONE:
         return chosen
-    fast = sorted((r for r in chosen if r.name in FASTEST_FIRST), key=lambda r: FASTEST_FIRST.index(r.name))
+    fast = [r for r in fastest_first(cell.operation) if r in chosen]
     return fast[:1] if cell.who == FASTEST else fast
 
 

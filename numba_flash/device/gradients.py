@@ -1,4 +1,4 @@
-"""From scores to P and dS on tensor cores: what a lane does with its fragments of S and dP, transposed or not.
+"""From scores to P and dS on tensor cores: what a lane does with its fragments of S^T and dP^T.
 
 Of a query row two numbers are needed, which lie side by side as `passes.rows` wrote them: LSE in base 2 and delta. LSE
 is +inf for a row that saw no key, and for one that only fills a tile up, so that its P is zero.
