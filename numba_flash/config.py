@@ -96,8 +96,8 @@ class Tiles:
     blocks should fit a multiprocessor at once, which limits the registers of a thread. `full`: with these sizes all
     registers are taken, so they are not for a kernel that needs more, for score options, a scale that is not positive,
     or element loads.
-    `tight`, for flash2_forward: P takes the place of Kj in shared memory, so that more blocks fit, and the next Kj is
-    fetched later.
+    `tight`: something is scarce. flash2_forward: shared memory; P takes the place of Kj, so that more blocks fit, and
+    the next Kj is fetched later. flash2_mma_forward: registers; a branch keeps the compiler from reading V ahead.
     """
 
     Br: int

@@ -61,12 +61,14 @@ def longest_first(block, Tr, heads, together):
 
     If the mask is causal, later query blocks see more keys. So that none of these starts last, when other
     multiprocessors have nothing left to do, all last query blocks come first, then those before them: not of all heads,
-    whose keys and values the cache could not hold at once, but of so many `together`. (Of key blocks, the first ones
-    meet most queries: the order turned round.)
+    whose keys and values the cache could not hold at once, but of so many `together`; fewer at first, if they do not
+    divide the heads, since too few blocks at the end would leave multiprocessors idle, too. (Of key blocks, the first
+    ones meet most queries: the order turned round.)
     """
-    first = block // (Tr * together) * together
-    width, place = min(together, heads - first), block - first * Tr
-    return Tr - 1 - place // width, first + place % width
+    behind = Tr * heads - 1 - block
+    first = behind // (Tr * together) * together
+    width, place = min(together, heads - first), behind - first * Tr
+    return place // width, first + place % width
 
 
 def query_blocks(j, Br, Bc, Nq, Nk, first, last):
@@ -145,7 +147,7 @@ def swizzle(row, chunk, chunks):
     Any eight neighbouring rows, from a multiple of eight on, have the same chunk in eight different groups of banks.
     """
     ways = min(chunks, 8)
-    return (chunk & -ways) + ((chunk & ways - 1) ^ (row * ways >> 3 & ways - 1))
+    return chunk ^ (row * ways >> 3 & ways - 1)
 
 
 def swizzled(row, column, columns):

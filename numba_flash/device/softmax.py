@@ -46,24 +46,6 @@ def make_online_softmax(piece: Piece | Fragments, dtype: str):
 
 
 @cache
-def make_grew(TM: int, dtype: str):
-    """Make grew(alpha): has a maximum grown in any of the warp's rows? Else alpha is 1, and nothing is to be rescaled.
-
-    All lanes of a warp call it, and agree.
-    """
-    ONE = number(dtype).one
-
-    @device
-    def grew(alpha):
-        lowest = ONE
-        for r in range(TM):
-            lowest = min(lowest, alpha[r])
-        return cuda.any_sync(ALL_LANES, lowest < ONE)
-
-    return grew
-
-
-@cache
 def make_row_max(CG: int, apart: int = 1):
     """Make row_max(x): the largest x of the CG lanes, `apart` from one another, that share a row."""
 

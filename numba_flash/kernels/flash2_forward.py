@@ -18,14 +18,14 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from numba import cuda
+from numba import cuda, int32
 from numba.types import uint8
 
 from numba_flash.config import Loads, Tiles, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_grew, make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
     fill,
     head,
@@ -66,7 +66,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)
-    grew, (row_of, _) = make_grew(TM, dtype), make_rows_and_columns(scores)
+    row_of, _ = make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
     write_o = make_write_rows(out, dtype, loads != "elements")
 
@@ -100,8 +100,9 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         Qi, Kj = shared_tile(0, Q_SHAPE, REAL), shared_tile(K_AT, K_SHAPE, REAL)
         Vj, P = shared_tile(V_AT, V_SHAPE, REAL), shared_tile(P_AT, P_SHAPE, REAL)
         rg, cg = place()
-        Tr = cdiv(Nq, Br)
-        i, bh = longest_first(cuda.blockIdx.x, Tr, cuda.gridDim.x // Tr, together)
+        Tr = int32(cdiv(Nq, Br))
+        i, bh = longest_first(int32(cuda.blockIdx.x), Tr, int32(cuda.gridDim.x) // Tr, int32(together))
+        i, bh = int32(i), int32(bh)
         b, h = bh // Hq, bh % Hq
         hk = h // (Hq // Hk)
         Qh, Kh = global_view(Q, head(Q_strides, b, h), STORED), global_view(K, head(K_strides, b, hk), STORED)
@@ -127,9 +128,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             commit()
             fill(s, SCORES, ZERO)
             multiply_qk(s, Qi, Kj, rg, cg)  # line 8: S = Qi Kj^T
-            cuda.syncthreads()  # everyone has read Kj before it changes
-            if not TIGHT:
-                next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
+            if TIGHT:
+                cuda.syncthreads()  # everyone has read Kj before P takes its place
             if not folded:
                 modify(
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
@@ -138,11 +138,12 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
             online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
-            if grew(alpha):
-                rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
+            rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             store_p(P, s, rg, cg)
-            wait(0 if TIGHT else 1)
-            cuda.syncthreads()  # P and Vj are written before anyone reads them
+            wait(0)
+            cuda.syncthreads()  # P and Vj are written; everyone has read Kj before it changes
+            if not TIGHT:
+                next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
             multiply_pv(acc, P, Vj, rg, cg)
             if TIGHT:
                 cuda.syncthreads()  # everyone has read P before Kj takes its place

@@ -106,8 +106,10 @@ def make_flash2_mma_backward(
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
-        behind, bh = longest_first(cuda.blockIdx.x, splits, cuda.gridDim.x // splits, together)
+        splits = int32(splits)
+        behind, bh = longest_first(int32(cuda.blockIdx.x), splits, int32(cuda.gridDim.x) // splits, int32(together))
         split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
+        own_sum = split * int32(apart)
         j, Tr = int32(first_key_block + split), int32(cdiv(Nq, Br))
         b, hk = int32(bh // Hk), int32(bh % Hk)
         group = int32(Hq // Hk)
@@ -127,7 +129,7 @@ def make_flash2_mma_backward(
         for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
             first_block = (b * Hq + h) * Tr
-            first_sum = split * int32(apart) + first_block
+            first_sum = own_sum + first_block
             rows_h = global_view(rows, first_block * Br * 2, float32)
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)

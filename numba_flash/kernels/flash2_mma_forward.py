@@ -31,7 +31,7 @@ from numba_flash.device.fragments import (
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_grew, make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.swizzled import make_load_swizzled
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
@@ -49,6 +49,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     n = number(dtype)
     ZERO, ONE, NEG_INF, NAT, NATS = n.zero, n.one, n.neg_inf, n.nat, n.one / n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
+    TIGHT = tiles.tight
     Q_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Bc, D), (Bc, DV)
     K_AT = 2 * Br * D
     V_AT = K_AT + 2 * Bc * D
@@ -60,7 +61,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc, DV)
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
-    grew, round_to, at = make_grew(TM, dtype), make_round(dtype, scores), make_element(out)
+    round_to, at = make_round(dtype, scores), make_element(out)
     write_o = make_write_fragments(dtype, HEIGHT, DV, pairs)
 
     @device
@@ -89,7 +90,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
         rg, cg = int32(warp_row + lane() // 4), int32(lane() % 4)
         Tr = int32(cdiv(Nq, Br))
-        i, bh = longest_first(cuda.blockIdx.x, Tr, cuda.gridDim.x // Tr, together)
+        i, bh = longest_first(int32(cuda.blockIdx.x), Tr, int32(cuda.gridDim.x) // Tr, int32(together))
         i, bh = int32(i), int32(bh)
         b, h = bh // Hq, bh % Hq
         hk = h // (Hq // Hk)
@@ -116,7 +117,8 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             commit()
             fill(s, SCORES, ZERO)
             multiply_qk(s, Qi, Kj, warp_row, 0)  # line 8: S = Qi Kj^T
-            cuda.syncthreads()  # everyone has read Kj before it changes
+            wait(0)
+            cuda.syncthreads()  # Vj is written; everyone has read Kj before it changes
             if j + 1 < end:
                 load_k(Kj, 0, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)
             commit()
@@ -128,11 +130,9 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
             online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
-            if grew(alpha):
+            if j > begin or not TIGHT:  # at first, there is no O
                 rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
-            wait(1)
-            cuda.syncthreads()  # Vj is written before anyone reads it
             multiply_pv(acc, p, Vj, 0, 0)
         finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
         write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, i * Br + warp_row, 0, Nq, dv)

@@ -18,7 +18,7 @@ WIDTHS = (32, 64, 128, 256)  # padded head dimensions that kernels are made for
 LARGEST_GRID = 2**31 - 1
 SMALLEST_TILE = 4  # rows of the smallest query or key block in any table
 NO_STRIDES = (0, 0, 0, 0)
-CACHED = 5 / 8  # of the cache, for what blocks of several heads read again and again
+CACHED = 3 / 4  # of the cache, for what blocks of several heads read again and again
 
 AnyTiles = TypeVar("AnyTiles", Tiles, GradientTiles)
 
@@ -132,8 +132,10 @@ def many_together(problem: AttentionProblem, device: Device, nbytes: int) -> int
 
     One head follows another where no row's keys end before the last one: all blocks take as long.
     """
+    heads = max(problem.B * problem.Hk, 1)
     fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if problem.last < problem.Nk else 1
-    return max(1, min(fitting, problem.B * problem.Hk))
+    most = max(1, min(fitting, heads))
+    return next((n for n in range(most, most // 2, -1) if heads % n == 0), most)  # equal groups, if that costs little
 
 
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:

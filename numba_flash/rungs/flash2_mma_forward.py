@@ -25,7 +25,7 @@ WIDTH = 2  # bytes of a number in shared memory
 CONFIGS = {
     (4, 32): [Tiles(128, 64, 32, 32, 4, 4, 2)],
     (4, 64): [Tiles(64, 96, 64, 64, 4, 4, 3, full=True), Tiles(128, 64, 64, 64, 4, 4, 2)],
-    (4, 128): [Tiles(128, 64, 128, 128, 4, 4, 2, full=True), Tiles(128, 64, 128, 128, 2, 4)],
+    (4, 128): [Tiles(128, 64, 128, 128, 4, 4, 2, full=True, tight=True), Tiles(128, 64, 128, 128, 2, 4)],
     (4, 256): [
         Tiles(128, 128, 256, 256, 2, 4, full=True),
         Tiles(128, 64, 256, 256, 2, 4),

@@ -16,23 +16,20 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 ATTENTION = test_tensor_cores.copied
-FORWARD, FRAGMENTS, SOFTMAX = "kernels.flash2_mma_forward", "device.fragments", "device.softmax"
+FORWARD, FRAGMENTS = "kernels.flash2_mma_forward", "device.fragments"
+ARRIVED = "cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes"
+READ = "cuda.syncthreads()  # Vj is written; everyone has read Kj before it changes"
 
 MUTANTS = [
-    Mutant("nobody waits for Qi, Kj", FORWARD, "wait(0)\n", "pass\n", ATTENTION),
-    Mutant("nobody waits for Vj", FORWARD, "wait(1)\n", "pass\n", ATTENTION),
-    Mutant("Vj may be in flight as well as the next Kj", FORWARD, "wait(1)\n", "wait(2)\n", ATTENTION),
+    Mutant("nobody waits for Qi, Kj", FORWARD, f"wait(0)\n            {ARRIVED}", ARRIVED, ATTENTION),
+    Mutant("nobody waits for Vj", FORWARD, f"wait(0)\n            {READ}", READ, ATTENTION),
+    Mutant("Vj may be in flight", FORWARD, f"wait(0)\n            {READ}", f"wait(1)\n            {READ}", ATTENTION),
     Mutant("the next Kj is not fetched", FORWARD, "load_k(Kj, 0, Kh, K_strides, (j + 1) * Bc, 0, Nk, d)", "pass",
            ATTENTION),
-    Mutant("Kj, Vj are read before all of them has landed", FORWARD,
-           "cuda.syncthreads()  # Vj is written before anyone reads it", "pass", ATTENTION),
-    Mutant("the next Kj lands while Kj is read", FORWARD,
-           "cuda.syncthreads()  # everyone has read Kj before it changes", "pass", ATTENTION, "early"),
-    Mutant("Vj lands while the last one is read", FORWARD,
-           "cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes", "pass",
-           ATTENTION, "early"),
+    Mutant("Vj is read before all of it has landed", FORWARD, READ, "pass", ATTENTION),
+    Mutant("the next Kj lands while Kj is read", FORWARD, READ, "pass", ATTENTION, "early"),
+    Mutant("Vj lands while the last one is read", FORWARD, ARRIVED, "pass", ATTENTION, "early"),
     Mutant("O is not rescaled", FORWARD, "rescale(acc, alpha)  # line 10", "pass  # line 10", ATTENTION),
-    Mutant("O is rescaled only if all lanes' maxima grew", SOFTMAX, "cuda.any_sync", "cuda.all_sync", ATTENTION),
     Mutant("LSE in base 2", FORWARD, "float32(math.log(total))", "float32(math.log2(total))", ATTENTION),
     Mutant("all warps own the same rows", FORWARD, "(cuda.threadIdx.x >> 5) * HEIGHT", "0", ATTENTION),
     Mutant("another KV head", FORWARD, "hk = h // (Hq // Hk)", "hk = h % Hk", ATTENTION),

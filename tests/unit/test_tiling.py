@@ -91,10 +91,10 @@ def test_blocks_are_those_with_a_visible_pair(Nq):
 @pytest.mark.parametrize("heads", range(1, 6))
 @pytest.mark.parametrize("together", range(1, 7))
 def test_longest_first(Tr, heads, together):
-    """Every block once; group after group of heads, and of a group the last query blocks before those above them."""
+    """Every block once; a full group of heads at the end, and of a group the last query blocks before those above."""
     order = [tiling.longest_first(block, Tr, heads, together) for block in range(Tr * heads)]
     assert sorted(order) == list(itertools.product(range(Tr), range(heads)))
-    assert order == sorted(order, key=lambda at: (at[1] // together, -at[0], at[1]))
+    assert order == sorted(order, key=lambda at: (-(at[1] // together), -at[0], -at[1]))
 
 
 def test_no_blocks_without_keys_or_queries():
