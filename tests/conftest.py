@@ -21,6 +21,8 @@ def usable_gpus():
 GPUS = usable_gpus()
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if GPUS else "1")  # numba reads it once, when it is imported
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of a GPU's memory
+for library in ("OPENBLAS", "MKL"):  # a worker a core: more threads only wait for one another
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402

@@ -55,8 +55,9 @@ def keys(problem: Any) -> Iterator[Tiles]:
 def fragments(problem: Any) -> Iterator[Tiles]:
     """For flash2_mma_forward: S, P in 16 bits, and O are kept in registers."""
     D, DV = padded_width(problem.d), padded_width(problem.dv)
-    for Br, Bc, rows, blocks in product((64, 128, 192), (32, 64, 96, 128), (2, 4), (1, 2, 3)):
-        t = Tiles(Br, Bc, D, DV, rows, 4, blocks)
+    sizes = (64, 128, 192), (32, 64, 96, 128), (2, 4)
+    for Br, Bc, rows, blocks, tight in product(*sizes, (1, 2, 3), (False, True)):
+        t = Tiles(Br, Bc, D, DV, rows, 4, blocks, tight=tight)
         if usable(t, rows * (1.5 * Bc + DV) / 4, fragment_rules(t), MORE_SUMS):
             yield t
 

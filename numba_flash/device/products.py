@@ -92,9 +92,29 @@ def make_element(piece: AnyPiece):
 
 
 @device
-def to_and_fro(r, c, TN):
-    """Column c of an even row, counted from the other end in odd rows: neighbouring FFMA share a[r] or b[c]."""
-    return c if r % 2 == 0 else TN - 1 - c
+def to_and_fro(r, n, count):
+    """n in an even row, in an odd one counted from the other end: neighbouring FFMA share a[r] or b[c]."""
+    return n if r % 2 == 0 else count - 1 - n
+
+
+@cache
+def make_outer_product(TM: int, TN: int):
+    """Make outer_product(acc, a, b, first_a, first_b): acc[r, c] += a[first_a + r] * b[first_b + c].
+
+    It goes along whole rows; where there are only four, along four columns of each at a time. As with `walk`, all that
+    changes is how well ptxas chooses registers.
+    """
+    WIDTH = 4 if TM == 4 and TN % 4 == 0 else TN
+
+    @device
+    def outer_product(acc, a, b, first_a, first_b):
+        for first in range(0, TN, WIDTH):
+            for r in range(TM):
+                for n in range(WIDTH):
+                    c = first + to_and_fro(r, n, WIDTH)
+                    acc[r * TN + c] += a[first_a + r] * b[first_b + c]
+
+    return outer_product
 
 
 def walk(steps: Any, depth: int, STEPS: int, downwards: bool) -> Any:
@@ -130,6 +150,7 @@ def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = Fal
     RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
     STEPS = steps_of(piece.size) if U == 4 else 1  # runs of one row: pieces that leave few registers
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
+    outer_product = make_outer_product(TM, TN)
 
     @device
     def steps(acc, A, B, rg, cg, x):
@@ -147,10 +168,7 @@ def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = Fal
                     b[n], b[n + 1], b[n + 2], b[n + 3] = load4(B, (x + y, 4 * cg + CG * c))
                 else:
                     b[n] = B[x + y, cg + CG * c]
-            for r in range(TM):
-                for n in range(TN):
-                    c = to_and_fro(r, n, TN)
-                    acc[r * TN + c] += a[y * TM + r] * b[y * TN + c]
+            outer_product(acc, a, b, y * TM, y * TN)
 
     return walk(steps, depth, STEPS, downwards)
 

@@ -63,7 +63,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
     commit, wait = make_pipeline(loads)
     place = make_place(CG)
-    multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL), make_multiply_atb(out, Bc, REAL)
+    multiply_qk, multiply_pv = make_multiply_atb(scores, D, REAL, TM == 4), make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)
     row_of, _ = make_rows_and_columns(scores)

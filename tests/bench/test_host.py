@@ -39,6 +39,13 @@ class FakeGpu:
         self.queued = 0
 
 
+@pytest.fixture
+def no_garbage(monkeypatch):
+    """To look through all that a suite has left behind takes half a second, at every turn."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+@pytest.mark.usefixtures("no_garbage")
 def test_the_gpu_is_not_waited_for_within_the_time():
     gpu = FakeGpu()
     times = host_microseconds({"a": gpu.job("a", 5), "b": gpu.job("b", 50)}, gpu.synchronize, lambda: gpu.now)
@@ -46,6 +53,7 @@ def test_the_gpu_is_not_waited_for_within_the_time():
     assert gc.isenabled() and gpu.queued == 0
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_jobs_take_turns_and_the_queue_stays_short():
     gpu = FakeGpu()
     host_microseconds({"a": gpu.job("a", 5), "b": gpu.job("b", 50)}, gpu.synchronize, lambda: gpu.now)
@@ -54,6 +62,7 @@ def test_jobs_take_turns_and_the_queue_stays_short():
     assert gpu.most_queued <= 2 * HOST_WARM_UP + HOST_CALLS
 
 
+@pytest.mark.usefixtures("no_garbage")
 def test_the_median_leaves_outliers_out():
     gpu, slow = FakeGpu(), iter([True] * (HOST_WARM_UP + 3))
 

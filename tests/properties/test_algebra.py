@@ -1,6 +1,7 @@
 """What softmax attention does to values, keys and scores, whatever they are."""
 
 import numpy as np
+from hypothesis import assume
 
 from numba_flash import reference
 from numba_flash.testing.naive import naive_attention
@@ -86,9 +87,10 @@ def test_shifting_all_scores_moves_only_lse(backend, case):
     assert_close(lse, ref_lse + shift, naive_lse, case.real, "lse")
 
 
-@for_all()
+@for_all(times=1 / 2)
 def test_grouped_heads_are_repeated_heads(backend, case):
     """Query head h reads KV head h // (Hq // Hk), whose gradients are the sums over its query heads."""
+    assume(case.Hk < case.Hq)
     x, options = case.arrays(), case.options()
     heads = [np.array(y) for y in (x.k, x.v)]  # lying like those to compare: other kernels read other layouts
     copies = [reference.expand_heads(y, case.Hq) for y in heads]

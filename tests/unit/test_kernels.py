@@ -464,12 +464,11 @@ class TestOrder:
 
 def test_heads_that_start_together_leave_their_keys_in_the_cache():
     problem = replace(attention_problem(64, 64, "float16"), B=3, Hq=8, Hk=2, Nq=1024, Nk=1024, last=0)
-    of_a_key_head = 1024 * 128 * 2
+    odd = replace(problem, B=7, Hq=4, Hk=1)  # which no group of three to five divides
     for fitting, heads in ((0.5, 4), (1, 4), (2.9, 8), (5.5, 12), (100, 24)):  # in groups of the same size
-        device = replace(SIMULATOR, l2_bytes=int(fitting * of_a_key_head / arguments.CACHED) + 1)
+        device = replace(SIMULATOR, l2_bytes=int(fitting * 1024 * 128 * 2 / arguments.CACHED) + 1)
         assert arguments.heads_together(problem, device) == heads
-        odd = replace(problem, B=7, Hq=4, Hk=1)  # which no group of three to five divides
-        assert arguments.heads_together(odd, device) == 4 * (7 if fitting > 7 else max(1, int(fitting)))
+        assert arguments.heads_together(odd, device) == 4 * min(7, max(1, int(fitting)))
     even = replace(problem, last=1024)  # no row is longer than another
     assert arguments.heads_together(even, device) == 4 and arguments.many_together(even, device, 1) == 1
 
