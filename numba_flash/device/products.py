@@ -98,13 +98,13 @@ def to_and_fro(r, n, count):
 
 
 @cache
-def make_outer_product(TM: int, TN: int):
+def make_outer_product(TM: int, TN: int, real: Any):
     """Make outer_product(acc, a, b, first_a, first_b): acc[r, c] += a[first_a + r] * b[first_b + c].
 
     It goes along whole rows; where there are only four, along four columns of each at a time. As with `walk`, all that
-    changes is how well ptxas chooses registers.
+    changes is how well ptxas chooses registers; a double lies in an even and an odd one, and gains nothing.
     """
-    WIDTH = 4 if TM == 4 and TN % 4 == 0 else TN
+    WIDTH = 4 if TM == 4 and TN % 4 == 0 and real.bitwidth == 32 else TN
 
     @device
     def outer_product(acc, a, b, first_a, first_b):
@@ -150,7 +150,7 @@ def make_multiply_atb(piece: Piece, depth: int, real: Any, downwards: bool = Fal
     RG, CG, TM, TN, U, V = piece.RG, piece.CG, piece.TM, piece.TN, piece.U, piece.V
     STEPS = steps_of(piece.size) if U == 4 else 1  # runs of one row: pieces that leave few registers
     A_SIZE, B_SIZE = STEPS * TM, STEPS * TN
-    outer_product = make_outer_product(TM, TN)
+    outer_product = make_outer_product(TM, TN, real)
 
     @device
     def steps(acc, A, B, rg, cg, x):

@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,11 @@ def test_traffic(lesson):
         assert 3.5 < counts[-1] / counts[-2] < 4.01
 
 
+def undisturbed(holds):
+    """Does it hold once in a few seconds? Other tests use the same GPU at the same time."""
+    return any(holds() or time.sleep(2) for _ in range(5))
+
+
 def test_kinds_of_memory(lesson, capsys):
     script = lesson("08_kinds_of_memory.py")
     assert list(script.latencies) == list(script.CHAINS) and len(script.CHAINS) == 7
@@ -156,8 +162,11 @@ def test_kinds_of_memory(lesson, capsys):
     if SIMULATED:
         assert "7 chains lead where they should" in capsys.readouterr().out
         return
-    times = script.latencies
-    assert times["shared"] < times["global, in the L2 cache"] < times["global, in DRAM"]
+
+    def ordered(times):
+        return times["shared"] < times["global, in the L2 cache"] < times["global, in DRAM"]
+
+    assert ordered(script.latencies) or undisturbed(lambda: ordered(script.measure_latencies(1 << 14)))
 
 
 def test_warp_access(lesson, capsys):
@@ -169,7 +178,11 @@ def test_warp_access(lesson, capsys):
     if SIMULATED:
         assert "8 strides end where they should" in capsys.readouterr().out
         return
-    assert script.strides[32][0] > 4 * script.strides[33][0] and script.strides[1][1] > 2 * script.strides[32][1]
+
+    def apart(strides):
+        return strides[32][0] > 4 * strides[33][0] and strides[1][1] > 2 * strides[32][1]
+
+    assert apart(script.strides) or undisturbed(lambda: apart(script.measure_strides(1 << 14, 1 << 24)))
 
 
 def test_gradients(lesson):

@@ -123,7 +123,9 @@ def test_tiles_are_loaded_with_zeros_beyond_the_edges(make, rows, columns, threa
 
 PRODUCTS = [
     (products.make_multiply_atb, Piece(2, 4, 4, 4, 4, 4), (True, False)),
+    (products.make_multiply_atb, Piece(2, 4, 4, 8, 4, 4), (True, False)),
     (products.make_multiply_atb, Piece(2, 4, 8, 3, 4, 1), (True, False)),
+    (products.make_multiply_atb, Piece(2, 4, 4, 3, 4, 1), (True, False)),
     (products.make_multiply_atb, Piece(4, 2, 8, 16, 4, 4), (True, False)),
     (products.make_multiply_ab, Piece(2, 4, 3, 8, 1, 4), (False, False)),
     (products.make_multiply_abt, Piece(2, 4, 3, 5), (False, True)),
@@ -132,29 +134,30 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("make", "piece", "across"), PRODUCTS, ids=lambda x: getattr(x, "__name__", str(x)))
 @pytest.mark.parametrize("depth", [4, 8, 12])
-def test_products_of_integers(make, piece, across, depth):
+@pytest.mark.parametrize("real", [types.float32, types.float64], ids=str)
+def test_products_of_integers(make, piece, across, depth, real):
     """Exactly; what is in `acc` before stays in the sum."""
     tall, wide = piece.RG * piece.TM, piece.CG * piece.TN
     rng = np.random.default_rng(depth)
     A, B, C = (rng.integers(-9, 9, shape) for shape in ((tall, depth), (depth, wide), (tall, wide)))
     stored = [x.T if turned else x for x, turned in zip((A, B), across, strict=True)]
     multiply, place, (row, column) = (
-        make(piece, depth, types.float64),
+        make(piece, depth, real),
         make_place(piece.CG),
         make_rows_and_columns(piece),
     )
-    shapes = [(x.shape[0], padded(x.shape[1], 8)) for x in stored]
-    size = shapes[0][0] * shapes[0][1] * 8
+    shapes = [(x.shape[0], padded(x.shape[1], real.bitwidth // 8)) for x in stored]
+    size = shapes[0][0] * shapes[0][1] * real.bitwidth // 8
     result = np.full((tall, wide), np.nan)
 
     def body():
-        operands = shared_tile(0, shapes[0], types.float64), shared_tile(size, shapes[1], types.float64)
+        operands = shared_tile(0, shapes[0], real), shared_tile(size, shapes[1], real)
         if cuda.threadIdx.x == 0:
             for tile, x in zip(operands, stored, strict=True):
                 tile[:, : x.shape[1]] = x
         cuda.syncthreads()  # both operands are written
         rg, cg = place()
-        acc = cuda.local.array(piece.size, types.float64)
+        acc = cuda.local.array(piece.size, real)
         mine = [(r, c, row(rg, r), column(cg, c)) for r in range(piece.TM) for c in range(piece.TN)]
         for r, c, y, x in mine:
             acc[r * piece.TN + c] = C[y, x]
@@ -162,7 +165,7 @@ def test_products_of_integers(make, piece, across, depth):
         for r, c, y, x in mine:
             result[y, x] = acc[r * piece.TN + c]
 
-    in_block(piece.RG * piece.CG, body, size + shapes[1][0] * shapes[1][1] * 8)
+    in_block(piece.RG * piece.CG, body, size + shapes[1][0] * shapes[1][1] * real.bitwidth // 8)
     assert np.array_equal(result, A @ B + C)
 
 
