@@ -115,8 +115,8 @@ CHAINS = {  # what is measured: the kernel, its chain, and the size of the table
 
 # %% [markdown]
 # ## Running them
-# In the simulator with small tables, to see that each kernel does what it says. On a GPU with CUDA events: the
-# fastest of several launches, each of which starts at another place of the chain, so that DRAM is not in a cache by then.
+# In the simulator with small tables, to see that each kernel does what it says. On a GPU with CUDA events: the fastest
+# of several launches, each of which starts at another place of the chain, so that DRAM is not in a cache by then.
 
 
 # %%

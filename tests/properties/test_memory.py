@@ -82,7 +82,7 @@ class GuardedMemory:
             assert not np.isnan(inside.astype(np.float64)).any()
 
 
-@for_all()
+@for_all(times=1 / 2)
 def test_outputs_are_written_once_and_nothing_else(backend, case):
     x, options = case.arrays(), case.options()
     memory = GuardedMemory(backend.library)
