@@ -97,14 +97,21 @@ def to_and_fro(r, n, count):
     return n if r % 2 == 0 else count - 1 - n
 
 
+def in_fours(TM: int, real: Any) -> bool:
+    """Are products of so many rows faster in fours, four columns of each row at a time? They are on an H100.
+
+    Not those of doubles, each of which lies in an even and an odd register.
+    """
+    return TM == 4 and real.bitwidth == 32
+
+
 @cache
 def make_outer_product(TM: int, TN: int, real: Any):
     """Make outer_product(acc, a, b, first_a, first_b): acc[r, c] += a[first_a + r] * b[first_b + c].
 
-    It goes along whole rows; where there are only four, along four columns of each at a time. As with `walk`, all that
-    changes is how well ptxas chooses registers; a double lies in an even and an odd one, and gains nothing.
+    It goes along whole rows or `in_fours`. As with `walk`, all that changes is how well ptxas chooses registers.
     """
-    WIDTH = 4 if TM == 4 and TN % 4 == 0 and real.bitwidth == 32 else TN
+    WIDTH = 4 if in_fours(TM, real) and TN % 4 == 0 else TN
 
     @device
     def outer_product(acc, a, b, first_a, first_b):

@@ -23,7 +23,7 @@ from numba.types import uint8
 
 from numba_flash.config import Loads, Tiles, padded
 from numba_flash.device.number import number
-from numba_flash.device.products import make_multiply_atb, make_place, make_rows_and_columns
+from numba_flash.device.products import in_fours, make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
@@ -63,7 +63,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
     commit, wait = make_pipeline(loads)
     place = make_place(CG)
-    multiply_qk = make_multiply_atb(scores, D, REAL, downwards=TM == WIDTH == 4)
+    multiply_qk = make_multiply_atb(scores, D, REAL, downwards=in_fours(TM, REAL))
     multiply_pv = make_multiply_atb(out, Bc, REAL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)

@@ -130,7 +130,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
             online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l
-            if j > begin or not TIGHT:  # at first, there is no O
+            if j > begin or not TIGHT:  # at first there is no O; the branch itself is what `tight` asks for
                 rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
             multiply_pv(acc, p, Vj, 0, 0)
