@@ -92,7 +92,7 @@ def test_grouped_heads_are_repeated_heads(backend, case):
     """Query head h reads KV head h // (Hq // Hk), whose gradients are the sums over its query heads."""
     assume(case.Hk < case.Hq)
     x, options = case.arrays(), case.options()
-    heads = [np.array(y) for y in (x.k, x.v)]  # lying like those to compare: other kernels read other layouts
+    heads = [y.copy() for y in (x.k, x.v)]  # lying like those to compare: other kernels read other layouts
     copies = [reference.expand_heads(y, case.Hq) for y in heads]
     grouped, repeated = (
         backend.results(x.do, x.q, *kv, x.dlse, deterministic=True, **options) for kv in (heads, copies)

@@ -27,7 +27,7 @@ def test_unseen_keys_may_hold_anything_finite(backend, case):
     x, options = case.arrays(), case.options()
     keys, rows = unseen_keys(case, options)
     assume(keys.any())
-    kv = [np.array(y) for y in (x.k, x.v)]  # lying like those with other keys: other kernels read other layouts
+    kv = [y.copy() for y in (x.k, x.v)]  # lying like those with other keys: other kernels read other layouts
     junk = [np.where(keys[:, None], LARGEST[case.dtype], y.astype(np.float64)).astype(case.dtype) for y in kv]
     clean, dirty = (backend.results(x.do, x.q, *kv, x.dlse, deterministic=True, **options) for kv in (kv, junk))
     for before, after in zip(clean[:3], dirty[:3], strict=True):
