@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 from numba import cuda
@@ -73,3 +74,24 @@ def make_row_sum(CG: int, apart: int = 1):
         return x
 
     return row_sum
+
+
+@cache
+def make_join(dtype: str):
+    """Make join(lse1, lse2): LSE of two disjoint sets of keys together, and the share of either's O in theirs.
+
+    The shares sum to 1, or are both 0 where no key was seen; not e^(lse1 - LSE): that would round LSE first.
+    """
+    n = number(dtype)
+    REAL, ZERO, ONE, NEG_INF, exp = n.real, n.zero, n.one, n.neg_inf, n.exp
+
+    @device
+    def join(lse1, lse2):
+        m = max(lse1, lse2)
+        pivot = ZERO if m == NEG_INF else m
+        alpha, beta = exp(lse1 - pivot), exp(lse2 - pivot)
+        l = alpha + beta
+        share = ZERO if l == ZERO else ONE / l
+        return NEG_INF if l == ZERO else m + REAL(math.log(l)), alpha * share, beta * share
+
+    return join

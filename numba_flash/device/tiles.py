@@ -231,6 +231,38 @@ def make_write_rows(piece: Piece, dtype: str, vector: bool):
 
 
 @cache
+def make_join_rows(piece: Piece, dtype: str, vector: bool):
+    """Make join_rows(X, row_stride, acc, shares, rg, cg, row0, N, width): X[:N, :width] = a piece + shares[row] * X."""
+    TM, TN = piece.TM, piece.TN
+    assert piece.V == 4
+    row_of, column_of = make_rows_and_columns(piece)
+    read, read4, write4 = make_read(dtype), make_read4(dtype), make_write4(dtype, vector)
+
+    @device
+    def earlier(X, at, count):
+        if vector:
+            return read4(X, at, True)
+        return read(X, at, True), read(X, at + 1, count > 1), read(X, at + 2, count > 2), read(X, at + 3, count > 3)
+
+    @device
+    def join_rows(X, row_stride, acc, shares, rg, cg, row0, N, width):
+        for r in range(TM):
+            row, share = row0 + row_of(rg, r), shares[r]
+            for c in range(0, TN, 4):
+                x, col = r * TN + c, column_of(cg, c)
+                at, count = row * row_stride + col, width - col if row < N else 0
+                if count > 0:
+                    y = earlier(X, at, count)
+                    values = (
+                        acc[x] + share * y[0], acc[x + 1] + share * y[1],
+                        acc[x + 2] + share * y[2], acc[x + 3] + share * y[3],
+                    )  # fmt: skip
+                    write4(X, at, count, values)
+
+    return join_rows
+
+
+@cache
 def make_add_rows(piece: Piece, adds: Adds):
     """Make add_rows(X, row_stride, acc, factor, rg, cg, row0, N, width): X += factor * a thread's piece, in reals."""
     TM, TN = piece.TM, piece.TN

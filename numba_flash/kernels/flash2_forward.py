@@ -9,7 +9,8 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
            (float64: in nats)
-Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped
+Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped; of long sums in float32 a
+           launch makes a part, and joins it to the O and LSE of those before: algorithms/monoid.py
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`
 """
 
@@ -25,10 +26,11 @@ from numba_flash.config import Loads, Tiles, padded
 from numba_flash.device.number import number
 from numba_flash.device.products import in_fours, make_multiply_atb, make_place, make_rows_and_columns
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_join, make_online_softmax, make_row_sum
 from numba_flash.device.tiles import (
     fill,
     head,
+    make_join_rows,
     make_load_tile,
     make_load_transposed,
     make_pipeline,
@@ -37,7 +39,7 @@ from numba_flash.device.tiles import (
 )
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
-from numba_flash.rungs.flash2_forward import pieces
+from numba_flash.rungs.flash2_forward import joins_sums, pieces
 from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first
 
 
@@ -57,7 +59,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     K_AT = D * Q_SHAPE[1] * WIDTH
     V_AT = K_AT + D * K_SHAPE[1] * WIDTH
     P_AT = K_AT if tiles.tight else V_AT + Bc * V_SHAPE[1] * WIDTH
-    TIGHT = tiles.tight
+    TIGHT, JOINS = tiles.tight, joins_sums(dtype)
 
     load_q, load_k = (make_load_transposed(dtype, rows, D, tiles.threads, loads) for rows in (Br, Bc))
     load_v = make_load_tile(dtype, Bc, DV, tiles.threads, loads)
@@ -69,7 +71,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(CG, scores.apart)
     row_of, _ = make_rows_and_columns(scores)
     slope_of, store_p = make_slope(score, dtype), make_store_transposed(scores)
-    write_o = make_write_rows(out, dtype, loads != "elements")
+    write_o, join_o = (make(out, dtype, loads != "elements") for make in (make_write_rows, make_join_rows))
+    join = make_join(dtype)
 
     @device
     def next_k(Kj, Kh, K_strides, j, end, Nk, d):
@@ -84,17 +87,23 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
                 acc[r * TD + c] *= alpha[r]
 
     @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
+    def finish(acc, m, l, alpha, LSEh, rg, cg, row0, Nq, joins):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
         for r in range(TM):
             row, total = row0 + row_of(rg, r), row_sum(l[r])
+            lse = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
             l[r] = ZERO if total == ZERO else ONE / total
+            if joins:  # alpha is then the share of the O that is there
+                lse, alpha[r], share = join(LSEh[row] if row < Nq else NEG_INF, lse)
+                l[r] *= share
+                cuda.syncwarp()  # every lane of a row has read LSE before one of them writes it
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
+                LSEh[row] = lse
         rescale(acc, l)
 
     def flash2_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, together,
+        first_key_block, last_key_block,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -119,6 +128,10 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         fill(l, TM, ZERO)
         fill(acc, OUT, ZERO)
         begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
+        if JOINS:
+            begin, end = max(begin, first_key_block), min(end, last_key_block)
+            if first_key_block > 0 and begin >= end:
+                return  # O and LSE stay as they are
         load_q(Qi, Qh, Q_strides, i * Br, 0, Nq, d)
         load_k(Kj, Kh, K_strides, begin * Bc, 0, Nk, d)
         commit()
@@ -149,7 +162,11 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if TIGHT:
                 cuda.syncthreads()  # everyone has read P before Kj takes its place
                 next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
-        finish(acc, m, l, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq)
-        write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
+        joins = JOINS and first_key_block > 0
+        finish(acc, m, l, alpha, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq, joins)
+        if joins:
+            join_o(Oh, dv, acc, alpha, rg, cg, i * Br, Nq, dv)
+        else:
+            write_o(Oh, dv, acc, one, rg, cg, i * Br, Nq, dv)
 
     return flash2_forward

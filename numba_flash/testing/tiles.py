@@ -34,6 +34,14 @@ def tiny_tiles() -> Iterator[None]:
     tensor = mma_tiles(MmaTiles(32, 16, 16, 16, 16, stages=3, group=2))
     fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2))
     with attention_tiles(tiles, key_tiles), products, tensor, fragments, block_threads(8), first_tiles(*first):
+        with longest_sum(12):
+            yield
+
+
+@contextmanager
+def longest_sum(keys: int) -> Iterator[None]:
+    """Let flash2_forward add up no more terms than so many keys give in one launch."""
+    with other_plans(), patch.object(import_module("numba_flash.rungs.flash2_forward"), "LONGEST_SUM", keys):
         yield
 
 

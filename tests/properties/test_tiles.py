@@ -4,7 +4,15 @@ import pytest
 
 from numba_flash.config import MatmulTiles, MmaTiles, Tiles
 from numba_flash.testing.backends import Backend
-from numba_flash.testing.tiles import attention_tiles, broken, matmul_rules, matmul_tiles, mma_rules, mma_tiles
+from numba_flash.testing.tiles import (
+    attention_tiles,
+    broken,
+    longest_sum,
+    matmul_rules,
+    matmul_tiles,
+    mma_rules,
+    mma_tiles,
+)
 
 from .for_all import for_all
 from .test_agreement import test_backward as backward
@@ -40,6 +48,20 @@ def test_any_tiles_agree(backend, tiles, key_tiles):
         pytest.skip("its tiles are fixed")
     with attention_tiles(tiles, key_tiles):
         few_cases(backend)
+
+
+@pytest.mark.parametrize("keys", [1, 100])
+def test_sums_in_parts_agree(backend, keys):
+    """One key block a launch, and several."""
+    if backend.kernel != "flash2":
+        pytest.skip("it has no launches")
+    with longest_sum(keys):
+        few_forward_cases(backend)
+
+
+@for_all(times=1 / 2)
+def few_forward_cases(backend, case):
+    forward.holds(backend, case)
 
 
 @for_all(times=1 / 4)

@@ -14,12 +14,12 @@ Traffic    reads both O once, writes O once
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from numba import cuda
 
 from numba_flash.device.number import number
+from numba_flash.device.softmax import make_join
 from numba_flash.ptx import global_view
 
 
@@ -27,24 +27,20 @@ from numba_flash.ptx import global_view
 def make_merge(dtype: str, threads: int):
     """The kernel for one storage dtype, in blocks of so many threads."""
     n = number(dtype)
-    STORED, REAL, ZERO, ONE, NEG_INF = n.stored, n.real, n.zero, n.one, n.neg_inf
-    exp, to_real, to_stored = n.exp, n.to_real, n.to_stored
+    STORED, REAL, to_real, to_stored = n.stored, n.real, n.to_real, n.to_stored
+    join = make_join(dtype)
 
     def merge(O1, O1_strides, LSE1, LSE1_strides, O2, O2_strides, LSE2, LSE2_strides, O, LSE, N, dv):
         b, row = cuda.blockIdx.x // N, cuda.blockIdx.x % N
         lse1 = global_view(LSE1, b * LSE1_strides[0], REAL)[row * LSE1_strides[1]]
         lse2 = global_view(LSE2, b * LSE2_strides[0], REAL)[row * LSE2_strides[1]]
-        m = max(lse1, lse2)
-        pivot = ZERO if m == NEG_INF else m
-        alpha, beta = exp(lse1 - pivot), exp(lse2 - pivot)
-        l = alpha + beta
-        share = ZERO if l == ZERO else ONE / l  # not e^-LSE: that would round LSE first
+        lse, share1, share2 = join(lse1, lse2)
         o1 = global_view(O1, b * O1_strides[0] + row * O1_strides[1], STORED)
         o2 = global_view(O2, b * O2_strides[0] + row * O2_strides[1], STORED)
         o = global_view(O, cuda.blockIdx.x * dv, STORED)
         for c in range(cuda.threadIdx.x, dv, threads):
-            o[c] = to_stored(share * (alpha * to_real(o1[c * O1_strides[2]]) + beta * to_real(o2[c * O2_strides[2]])))
+            o[c] = to_stored(share1 * to_real(o1[c * O1_strides[2]]) + share2 * to_real(o2[c * O2_strides[2]]))
         if cuda.threadIdx.x == 0:
-            global_view(LSE, 0, REAL)[cuda.blockIdx.x] = NEG_INF if l == ZERO else m + REAL(math.log(l))
+            global_view(LSE, 0, REAL)[cuda.blockIdx.x] = lse
 
     return merge
