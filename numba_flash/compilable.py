@@ -5,7 +5,8 @@ It is apart from them because a call that needs no compiler should not import nu
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
+from numba import uint32
+from numba.extending import intrinsic, overload, register_jitable
 
 from numba_flash import tiling
 
@@ -26,3 +27,17 @@ for function in (
     tiling.grouped,
 ):
     register_jitable(function)
+
+
+@intrinsic
+def divide(context, a, b):
+    def emit(context, builder, signature, args):
+        return builder.udiv(*args)
+
+    return uint32(uint32, uint32), emit
+
+
+@overload(tiling.quotient)
+def quotient_in_32_bits(a, b):
+    """Without numba's sign and zero, and without the branch between 32 bits and 64 that the compiler would make."""
+    return lambda a, b: divide(uint32(a), uint32(b))

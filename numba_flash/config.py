@@ -16,6 +16,10 @@ APART = 2  # how far apart the lanes of a warp that share a row of a `Piece` are
 # "parts" are such copies of rows that do not end on 16 bytes.
 Loads = Literal["elements", "vectors", "copies", "parts"]
 
+# How results go from fragments to global memory: by way of shared memory, 16 bytes of 16-bit numbers at a time; two
+# numbers at a time; or one.
+Stores = Literal["chunks", "pairs", "elements"]
+
 # How a piece is added to global memory: element by element, or four at a time (sm_90).
 Adds = Literal["scalars", "vectors"]
 
@@ -141,8 +145,8 @@ class MatmulTiles:
 class MmaTiles:
     """A block's BM x BN tile of C, BK deep at a time, for tensor cores; a warp owns WM x WN of it.
 
-    As many pairs of tiles of A and B as there are `stages` lie in shared memory; all but one are on their way. Blocks
-    go through `group` rows of tiles of C together.
+    As many pairs of tiles of A and B as there are `stages` lie in shared memory; all but one are on their way. BK is a
+    multiple of 32. Blocks go through `group` rows of tiles of C together.
     """
 
     BM: int

@@ -17,6 +17,11 @@ def cdiv(a, b):
     return (a + b - 1) // b
 
 
+def quotient(a, b):
+    """a // b, for 0 <= a, 0 < b, both below 2^31; a GPU divides such numbers much faster than any."""
+    return a // b
+
+
 def round_up(a, b):
     """The smallest multiple of b that is not below a."""
     return cdiv(a, b) * b
@@ -66,9 +71,10 @@ def longest_first(block, Tr, heads, together):
     ones meet most queries: the order turned round.)
     """
     behind = Tr * heads - 1 - block
-    first = behind // (Tr * together) * together
+    first = quotient(behind, Tr * together) * together
     width, place = min(together, heads - first), behind - first * Tr
-    return place // width, first + place % width
+    i = quotient(place, width)
+    return i, first + place - i * width
 
 
 def query_blocks(j, Br, Bc, Nq, Nk, first, last):

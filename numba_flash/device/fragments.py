@@ -10,8 +10,8 @@ from typing import Any
 
 from numba import cuda, uint16, uint32, uint64
 
-from numba_flash.config import Adds, AnyPiece, Fragments
-from numba_flash.device.swizzled import thread
+from numba_flash.config import LANES, Adds, AnyPiece, Fragments
+from numba_flash.device.swizzled import CHUNK, thread
 from numba_flash.ptx import (
     add,
     add4,
@@ -20,14 +20,17 @@ from numba_flash.ptx import (
     float32_to_float16x2,
     ldmatrix_x4,
     ldmatrix_x4_trans,
+    load4,
     mma_bfloat16,
     mma_float16,
     store2,
+    store4,
     store_if,
 )
 from numba_flash.tiling import accumulator_place, down_then_right, right_then_down, swizzled
 
 MMA = {"float16": mma_float16, "bfloat16": mma_bfloat16}
+UNROLLED = 64  # the depth of a product that goes in one piece; the compiler leaves longer loops half as they are
 PAIR = {"float16": float32_to_float16x2, "bfloat16": float32_to_bfloat16x2}
 
 
@@ -39,31 +42,19 @@ def lane():
 
 @cache
 def make_load_a(columns: int, height: int):
-    """Make load_a(a, tile, row, col): fragments of A from tile[row : row + height, col : col + 16].
+    """Make load_a(a, place, tile, row, col): fragments of A from tile[row : row + height, col : col + 16].
 
-    The tile has so many columns; `row` is a multiple of 8, as swizzle asks.
+    They become number `place` of a and those behind. The tile has so many columns; `row` is a multiple of 8, as swizzle
+    asks.
     """
 
     @device
-    def load_a(a, tile, row, col):
+    def load_a(a, place, tile, row, col):
         r, c = down_then_right(lane())
         for m in range(height // 16):
-            ldmatrix_x4(a, m, tile, (row + 16 * m + r, swizzled(r, col + c, columns)))
+            ldmatrix_x4(a, place + m, tile, (row + 16 * m + r, swizzled(r, col + c, columns)))
 
     return load_a
-
-
-@cache
-def make_load_b(columns: int, width: int):
-    """Make load_b(b, tile, row, col): fragments of B from tile[row : row + 16, col : col + width]."""
-
-    @device
-    def load_b(b, tile, row, col):
-        r, c = down_then_right(lane())
-        for n in range(width // 16):
-            ldmatrix_x4_trans(b, n, tile, (row + r, swizzled(r, col + 16 * n + c, columns)))
-
-    return load_b
 
 
 @cache
@@ -80,48 +71,83 @@ def make_load_at(columns: int, height: int):
 
 
 @cache
-def make_multiply_mma(dtype: str, WM: int, WN: int, depth: int, BN: int):
-    """Make multiply_mma(acc, As, Bs, row, top, col): acc += As[row : row + WM] @ Bs[top : top + depth, col : col + WN].
+def make_slices(dtype: str, WM: int, WN: int, depth: int, BN: int):
+    """Make load_slice(a, b, place, As, Bs, row, top, col, x) and multiply_slice(acc, a, b, place).
 
-    As has `depth` columns, Bs BN.
+    A slice is As[row : row + WM, x : x + 16] and Bs[top + x : top + x + 16, col : col + WN], in fragments; a and b have
+    two places for one, so that the next can be loaded while this one is multiplied. As has `depth` columns, Bs BN.
     """
     M_FRAGMENTS, N_FRAGMENTS = WM // 16, WN // 8
-    A_WORDS, B_WORDS = 4 * M_FRAGMENTS, 2 * N_FRAGMENTS
-    load_a, load_b, mma = make_load_a(depth, WM), make_load_b(BN, WN), MMA[dtype]
+    load_a, mma = make_load_a(depth, WM), MMA[dtype]
 
     @device
-    def multiply_mma(acc, As, Bs, row, top, col):
-        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(B_WORDS, uint32)
-        for x in range(0, depth, 16):
-            load_a(a, As, row, x)
-            load_b(b, Bs, top + x, col)
-            for m in range(M_FRAGMENTS):
-                for n in range(N_FRAGMENTS):
-                    mma(acc, m * N_FRAGMENTS + n, a, m, b, n)
+    def load_slice(a, b, place, As, Bs, row, top, col, x):
+        r, c = down_then_right(lane())
+        load_a(a, place * M_FRAGMENTS, As, row, x)
+        for n in range(N_FRAGMENTS // 2):
+            at = top + x + r, swizzled(r, col + 16 * n + c, BN)
+            ldmatrix_x4_trans(b, place * N_FRAGMENTS // 2 + n, Bs, at)
 
-    return multiply_mma
+    @device
+    def multiply_slice(acc, a, b, place):
+        for m in range(M_FRAGMENTS):
+            for n in range(N_FRAGMENTS):
+                mma(acc, m * N_FRAGMENTS + n, a, place * M_FRAGMENTS + m, b, place * N_FRAGMENTS + n)
+
+    return load_slice, multiply_slice
 
 
 @cache
 def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
     """Make multiply_abt_mma(s, As, Bs, row, top): s += As[row : row + 8*TM] @ Bs[top : top + 4*TN].T.
 
-    Both tiles have `depth` columns.
+    Both tiles have `depth` columns. The compiler unrolls the inner loop, and loads fragments ahead in it.
     """
-    M, N, A_WORDS = piece.TM // 2, piece.TN // 2, 2 * piece.TM
+    M, N, A_WORDS, TOGETHER = piece.TM // 2, piece.TN // 2, 2 * piece.TM, min(depth, UNROLLED)
     load_a, mma = make_load_a(depth, 16 * M), MMA[dtype]
 
     @device
     def multiply_abt_mma(s, As, Bs, row, top):
         a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(4, uint32)
         r, c = right_then_down(lane())
-        for x in range(0, depth, 16):
-            load_a(a, As, row, x)
-            for n in range(0, N, 2):
-                ldmatrix_x4(b, 0, Bs, (top + 8 * n + r, swizzled(r, x + c, depth)))
+        for left in range(0, depth, TOGETHER):
+            for x in range(left, left + TOGETHER, 16):
+                load_a(a, 0, As, row, x)
+                for n in range(0, N, 2):
+                    ldmatrix_x4(b, 0, Bs, (top + 8 * n + r, swizzled(r, x + c, depth)))
+                    for m in range(M):
+                        mma(s, m * N + n, a, m, b, 0)
+                        mma(s, m * N + n + 1, a, m, b, 1)
+
+    return multiply_abt_mma
+
+
+@cache
+def make_multiply_abt_ahead(dtype: str, piece: Fragments, depth: int):
+    """Make multiply_abt_mma as above, for narrow pieces: two fragments of B for every two or one of A.
+
+    They are multiplied faster than loaded, so each slice of A and B is loaded while that before it is multiplied; the
+    last loads the first once more.
+    """
+    assert piece.TN == 4
+    M, A_WORDS, TOGETHER = piece.TM // 2, 4 * piece.TM, min(depth, UNROLLED)
+    SLICES, LAST = TOGETHER // 16, depth - 1
+    load_a, mma = make_load_a(depth, 16 * M), MMA[dtype]
+
+    @device
+    def multiply_abt_mma(s, As, Bs, row, top):
+        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(8, uint32)
+        r, c = right_then_down(lane())
+        load_a(a, 0, As, row, 0)
+        ldmatrix_x4(b, 0, Bs, (top + r, swizzled(r, c, depth)))
+        for left in range(0, depth, TOGETHER):
+            for y in range(SLICES):
+                now, ahead, x = y % 2, (y + 1) % 2, left + 16 * y + 16 & LAST
+                load_a(a, ahead * M, As, row, x)
+                ldmatrix_x4(b, ahead, Bs, (top + r, swizzled(r, x + c, depth)))
                 for m in range(M):
-                    mma(s, m * N + n, a, m, b, 0)
-                    mma(s, m * N + n + 1, a, m, b, 1)
+                    mma(s, 2 * m, a, now * M + m, b, 2 * now)
+                    mma(s, 2 * m + 1, a, now * M + m, b, 2 * now + 1)
 
     return multiply_abt_mma
 
@@ -166,7 +192,7 @@ def make_multiply_tiles_mma(dtype: str, piece: Fragments, depth: int, A_columns:
             if transposed:
                 load_at(a, As, left + x, row)
             else:
-                load_a(a, As, row, left + x)
+                load_a(a, 0, As, row, left + x)
             for n in range(0, N, 2):
                 ldmatrix_x4_trans(b, 0, Bs, (top + x + r, swizzled(r, col + 8 * n + c, B_columns)))
                 for m in range(M):
@@ -281,6 +307,35 @@ def make_write2(dtype: str, vector: bool):
     if not vector:
         return write2_halves if pair else write2_elements
     return write2_words if pair else write2_vector
+
+
+@cache
+def make_write_chunks(dtype: str, piece: Fragments, columns: int):
+    """Make write_chunks(X, row_stride, acc, tile, top, row0, col0, N, width): X[row0.., col0..] of X[:N, :width] = acc.
+
+    A lane has four bytes of a row. They meet in rows top.. of a shared tile, this warp's own, and go on 16 at a time.
+    X and the tile are views in words of two numbers; the tile has so many columns of numbers. Arguments count numbers,
+    too: whole chunks, where they count columns.
+    """
+    WM, WN, WORDS = 8 * piece.TM, 4 * piece.TN, piece.size // 2
+    ACROSS = WN // CHUNK
+    round_to, store_words = make_round(dtype, piece), make_store_words(WM, WN, columns)
+
+    @device
+    def write_chunks(X, row_stride, acc, tile, top, row0, col0, N, width):
+        words = cuda.local.array(WORDS, uint32)
+        round_to(words, acc)
+        store_words(tile, words, top, 0)
+        cuda.syncwarp()  # the rows are written before other lanes read them
+        for first in range(0, WM * ACROSS, LANES):
+            n = first + lane()
+            r, c = n // ACROSS, n % ACROSS * CHUNK
+            row, col = row0 + r, col0 + c
+            if row < N and col < width:
+                chunk = load4(tile, (uint64(top + r), uint64(swizzled(r, c, columns) // 2)))
+                store4(X, (row * row_stride + col) // 2, chunk)
+
+    return write_chunks
 
 
 @cache

@@ -17,15 +17,16 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from numba import cuda, float32, int32, uint16, uint32
+from numba import cuda, float32, int32, int64, uint16, uint32
 from numba.types import uint8
 
-from numba_flash.config import Loads, Tiles
+from numba_flash.config import Loads, Stores, Tiles
 from numba_flash.device.fragments import (
     lane,
     make_multiply_ab_mma,
     make_multiply_abt_mma,
     make_round,
+    make_write_chunks,
     make_write_fragments,
 )
 from numba_flash.device.number import number
@@ -37,11 +38,11 @@ from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device, global_view, shared_tile
 from numba_flash.rungs.flash2_mma_forward import pieces
-from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first
+from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first, quotient
 
 
 @cache
-def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, folded: bool):
+def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stores, score: ScoreOptions, folded: bool):
     """The kernel for tile sizes, dtype, kinds of loads and stores, and score options; `folded`: see `folds_scale`."""
     Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
     scores, out = pieces(tiles)
@@ -49,8 +50,9 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     n = number(dtype)
     ZERO, ONE, NEG_INF, NAT, NATS = n.zero, n.one, n.neg_inf, n.nat, n.one / n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    TIGHT = tiles.tight
-    Q_SHAPE, K_SHAPE, V_SHAPE = (Br, D), (Bc, D), (Bc, DV)
+    TIGHT, HEAD = tiles.tight, int32 if tiles.tight else int64  # registers are saved where they are scarce
+    Q_SHAPE, Q_WORDS, K_SHAPE, V_SHAPE = (Br, D), (Br, D // 2), (Bc, D), (Bc, DV)
+    CHUNKS = stores == "chunks"
     K_AT = 2 * Br * D
     V_AT = K_AT + 2 * Bc * D
 
@@ -62,7 +64,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
     round_to, at = make_round(dtype, scores), make_element(out)
-    write_o = make_write_fragments(dtype, HEIGHT, DV, pairs)
+    write_o, write_chunks = make_write_fragments(dtype, HEIGHT, DV, stores == "pairs"), make_write_chunks(dtype, out, D)
 
     @device
     def rescale(acc, alpha):
@@ -90,10 +92,11 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
         warp_row = (cuda.threadIdx.x >> 5) * HEIGHT
         rg, cg = int32(warp_row + lane() // 4), int32(lane() % 4)
         Tr = int32(cdiv(Nq, Br))
-        i, bh = longest_first(int32(cuda.blockIdx.x), Tr, int32(cuda.gridDim.x) // Tr, int32(together))
+        i, bh = longest_first(int32(cuda.blockIdx.x), Tr, int32(quotient(cuda.gridDim.x, Tr)), int32(together))
         i, bh = int32(i), int32(bh)
-        b, h = bh // Hq, bh % Hq
-        hk = h // (Hq // Hk)
+        b = quotient(bh, Hq)
+        h = HEAD(bh - b * Hq)
+        hk = quotient(h, quotient(Hq, Hk))
         Qh, Kh = global_view(Q, head(Q_strides, b, h), uint16), global_view(K, head(K_strides, b, hk), uint16)
         Vh = global_view(V, head(V_strides, b, hk), uint16)
         bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
@@ -135,6 +138,11 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, pairs: bool,
             round_to(p, s)
             multiply_pv(acc, p, Vj, 0, 0)
         finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
-        write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, i * Br + warp_row, 0, Nq, dv)
+        row = i * Br + warp_row
+        if CHUNKS:  # by way of the warp's own rows of Qi
+            O_words = global_view(O, bh * Nq * dv // 2, uint32)
+            write_chunks(O_words, dv, acc, shared_tile(0, Q_WORDS, uint32), warp_row, row, 0, Nq, dv)
+        else:
+            write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, row, 0, Nq, dv)
 
     return flash2_mma_forward

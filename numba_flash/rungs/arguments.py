@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device, GradientTiles, Loads, Tiles
+from numba_flash.config import Device, GradientTiles, Loads, Stores, Tiles
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv, count_query_blocks
@@ -114,6 +114,11 @@ def kind_of_parts(problem: AttentionProblem | MatmulProblem, *widths: int) -> Lo
     if not problem.vector:
         return "elements"
     return "copies" if all(width % 8 == 0 for width in widths) else "parts"
+
+
+def kind_of_stores(width: int) -> Stores:
+    """How rows of so many 16-bit numbers, one behind the other, go from fragments to global memory."""
+    return "chunks" if width % 8 == 0 else "pairs" if width % 2 == 0 else "elements"
 
 
 def folds_scale(problem: AttentionProblem) -> bool:

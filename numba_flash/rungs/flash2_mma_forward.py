@@ -10,6 +10,7 @@ from numba_flash.rungs.arguments import (
     folds_scale,
     heads_together,
     kind_of_parts,
+    kind_of_stores,
     mma_reasons,
     option_bytes,
     reasons_against,
@@ -54,8 +55,8 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
     tiles = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
-    loads, pairs = kind_of_parts(problem, problem.d, problem.dv), problem.dv % 2 == 0
-    config = (tiles, problem.dtype, loads, pairs, problem.score, folds_scale(problem))
+    loads, stores = kind_of_parts(problem, problem.d, problem.dv), kind_of_stores(problem.dv)
+    config = (tiles, problem.dtype, loads, stores, problem.score, folds_scale(problem))
     kernel = Kernel("flash2_mma_forward", config, tiles.threads, shared_bytes(tiles, WIDTH), tiles.blocks)
     inputs = (x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     grid = cdiv(problem.Nq, tiles.Br) * problem.B * problem.Hq
@@ -72,11 +73,13 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     copied = kind_of_parts(problem, problem.d, problem.dv) != "elements"
     d, dv = (problem.d, problem.dv) if copied else (t.D, t.DV)
     slopes, pairs = option_bytes(problem.score)
+    chunked = kind_of_stores(problem.dv) == "chunks"  # O goes by way of Qi
     return Traffic(
         global_read=(blocks * t.Br * d + steps * t.Bc * (d + dv)) * WIDTH
         + blocks * t.threads * slopes
         + steps * t.Br * t.Bc * pairs,
         global_written=heads * problem.Nq * (problem.dv * WIDTH + ITEMSIZE[problem.real]),
-        shared_read=steps * (t.Br * t.D + warps * t.Bc * (t.D + t.DV)) * WIDTH,
-        shared_written=(blocks * t.Br * t.D + steps * t.Bc * (t.D + t.DV)) * WIDTH,
+        shared_read=steps * (t.Br * t.D + warps * t.Bc * (t.D + t.DV)) * WIDTH
+        + chunked * heads * problem.Nq * problem.dv * WIDTH,
+        shared_written=(blocks * t.Br * (t.D + chunked * t.DV) + steps * t.Bc * (t.D + t.DV)) * WIDTH,
     )

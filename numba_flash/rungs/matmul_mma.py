@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import LANES, Device, Loads, MmaTiles
+from numba_flash.config import LANES, Device, Loads, MmaTiles, Stores
 from numba_flash.matmul_problem import MatmulProblem
-from numba_flash.rungs.arguments import grid_reasons, kind_of_parts, mma_reasons
+from numba_flash.rungs.arguments import grid_reasons, kind_of_parts, kind_of_stores, mma_reasons
 from numba_flash.runtime import Kernel, Launch, Written
 from numba_flash.tiling import cdiv
 from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
+SLICE = 16  # the depth of a product of fragments; behind the last slice one more is loaded
 
-# By kind of loads. Two blocks of 64 KB fit a multiprocessor, from sm_80 on: one computes while the other waits. One
-# element at a time needs registers for addresses.
-CHUNKS = [MmaTiles(128, 128, 64, 64, 64, stages=2)]
+# By kind of loads. One block of 192 KB, or else two of 64 KB, fit a multiprocessor. One element at a time needs
+# registers for addresses.
+CHUNKS = [MmaTiles(128, 256, 64, 64, 64, stages=4), MmaTiles(128, 128, 64, 64, 64, stages=2)]
 CONFIGS: dict[Loads, list[MmaTiles]] = {
     "copies": CHUNKS,
     "parts": CHUNKS,
@@ -40,6 +41,12 @@ def why_not(problem: MatmulProblem, device: Device) -> list[str]:
     return mma_reasons(device) + grid_reasons(grid(problem, tiles_of(problem, device)))
 
 
+def stores_of(problem: MatmulProblem) -> Stores:
+    """How C is written: only 16-bit numbers need to meet before they are 16 bytes."""
+    kind = kind_of_stores(problem.N)
+    return "pairs" if kind == "chunks" and ITEMSIZE[problem.out_dtype] != WIDTH else kind
+
+
 def grid(problem: MatmulProblem, t: MmaTiles) -> int:
     """How many blocks the product takes."""
     return cdiv(problem.M, t.BM) * cdiv(problem.N, t.BN) * problem.B
@@ -49,7 +56,7 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     """The launch that writes c (B, M, N), contiguous; x holds a and b."""
     a, b = x
     tiles, loads = tiles_of(problem, device), kind_of_parts(problem, problem.K, problem.N)
-    config = (tiles, problem.dtype, problem.out_dtype, loads)
+    config = (tiles, problem.dtype, problem.out_dtype, loads, stores_of(problem))
     kernel = Kernel("matmul_mma", config, tiles.threads, shared_bytes(tiles))
     strides = [(x.strides[0], 0, *x.strides[1:]) for x in (a, b)]
     args = (a, strides[0], b, strides[1], Written(c), problem.M, problem.N, problem.K)
@@ -59,12 +66,12 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
 def traffic(problem: MatmulProblem, device: Device) -> Traffic:
     """What all threads move where M, N and K are multiples of the tiles."""
     t = tiles_of(problem, device)
-    steps = grid(problem, t) * cdiv(problem.K, t.BK)
-    tiles = (t.BM + t.BN) * t.BK
-    warps = t.threads // LANES
+    blocks, warps, tiles = grid(problem, t), t.threads // LANES, (t.BM + t.BN) * t.BK
+    steps, results = blocks * cdiv(problem.K, t.BK), problem.B * problem.M * problem.N
+    met = results if stores_of(problem) == "chunks" else 0  # numbers of C that meet in shared memory
     return Traffic(
         global_read=steps * tiles * ITEMSIZE[problem.dtype],
-        global_written=problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype],
-        shared_read=steps * warps * (t.WM + t.WN) * t.BK * WIDTH,
-        shared_written=steps * tiles * WIDTH,
+        global_written=results * ITEMSIZE[problem.out_dtype],
+        shared_read=((steps * t.BK + blocks * SLICE) * warps * (t.WM + t.WN) + met) * WIDTH,
+        shared_written=(steps * tiles + met) * WIDTH,
     )

@@ -31,11 +31,13 @@ def tiny_tiles() -> Iterator[None]:
     tiles, key_tiles = Tiles(16, 8, 32, 32, 4, 8), Tiles(8, 16, 32, 32, 2, 8)
     first = (1, 4), Tiles(8, 8, 32, 32, 1, 8), Tiles(8, 8, 32, 32, 1, 4)
     products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
-    tensor = mma_tiles(MmaTiles(32, 16, 16, 16, 16, stages=3, group=2))
+    tensor = mma_tiles(MmaTiles(32, 16, 32, 16, 16, stages=3, group=2))
     fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2))
-    with attention_tiles(tiles, key_tiles), products, tensor, fragments, block_threads(8), first_tiles(*first):
-        with longest_sum(12):
-            yield
+    others = products, tensor, fragments, block_threads(8), first_tiles(*first), longest_sum(12)
+    with attention_tiles(tiles, key_tiles), ExitStack() as stack:
+        for other in others:
+            stack.enter_context(other)
+        yield
 
 
 @contextmanager
@@ -144,8 +146,9 @@ def mma_rules(t: MmaTiles) -> Rules:
     return {
         "every element has an owner": t.BM % t.WM == 0 == t.BN % t.WN,
         "a warp owns whole fragments, B's in pairs": t.WM % 16 == 0 == t.WN % 16 and 0 < t.WM * t.WN <= 64 * 64,
-        "fragments are 16 deep": t.BK % 16 == 0 < t.BK,
-        "rows of shared tiles are a power of 2 of chunks": t.BK & (t.BK - 1) == 0 == t.BN & (t.BN - 1),
+        "slices are 16 deep, and come in pairs": t.BK % 32 == 0 < t.BK,
+        "rows of shared tiles are a power of 2 of chunks": all(n & (n - 1) == 0 for n in (t.BK, t.BN, t.WN)),
+        "C fits where A and B lay": t.stages * (t.BM + t.BN) * t.BK >= t.BM * t.BN,
         "one pair of tiles is multiplied while others arrive": t.stages >= 2,
         "at most 1024 threads": 0 < t.threads <= 1024,
     }

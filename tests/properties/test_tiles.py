@@ -36,7 +36,7 @@ PRODUCTS = [MatmulTiles(8, 16, 4, 4, 4), MatmulTiles(24, 32, 8, 12, 8), MatmulTi
 
 # Rows of two to eight chunks; two stages to five; two warps side by side, four, and one.
 TENSOR_PRODUCTS = [
-    MmaTiles(16, 32, 16, 16, 16, stages=2, group=1),
+    MmaTiles(16, 32, 32, 16, 16, stages=2, group=1),
     MmaTiles(32, 32, 32, 16, 16, stages=5, group=3),
     MmaTiles(32, 64, 64, 32, 64, stages=3),
 ]
