@@ -123,36 +123,6 @@ def make_multiply_abt_mma(dtype: str, piece: Fragments, depth: int):
 
 
 @cache
-def make_multiply_abt_ahead(dtype: str, piece: Fragments, depth: int):
-    """Make multiply_abt_mma as above, for narrow pieces: two fragments of B for every two or one of A.
-
-    They are multiplied faster than loaded, so each slice of A and B is loaded while that before it is multiplied; the
-    last loads the first once more.
-    """
-    assert piece.TN == 4
-    M, A_WORDS, TOGETHER = piece.TM // 2, 4 * piece.TM, min(depth, UNROLLED)
-    SLICES, LAST = TOGETHER // 16, depth - 1
-    load_a, mma = make_load_a(depth, 16 * M), MMA[dtype]
-
-    @device
-    def multiply_abt_mma(s, As, Bs, row, top):
-        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(8, uint32)
-        r, c = right_then_down(lane())
-        load_a(a, 0, As, row, 0)
-        ldmatrix_x4(b, 0, Bs, (top + r, swizzled(r, c, depth)))
-        for left in range(0, depth, TOGETHER):
-            for y in range(SLICES):
-                now, ahead, x = y % 2, (y + 1) % 2, left + 16 * y + 16 & LAST
-                load_a(a, ahead * M, As, row, x)
-                ldmatrix_x4(b, ahead, Bs, (top + r, swizzled(r, x + c, depth)))
-                for m in range(M):
-                    mma(s, 2 * m, a, now * M + m, b, 2 * now)
-                    mma(s, 2 * m + 1, a, now * M + m, b, 2 * now + 1)
-
-    return multiply_abt_mma
-
-
-@cache
 def make_multiply_ab_mma(dtype: str, piece: Fragments, depth: int, columns: int):
     """Make multiply_ab_mma(acc, a, Bs, top, col): acc += A @ Bs[top : top + depth, col : col + 4*TN].
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from numba_flash.device.exp2 import exp2_float64
 from numba_flash.ptx import (
     bfloat16_to_float32,
     device,
@@ -35,7 +36,7 @@ class Number:
     to_real: Any  # stored -> real
     to_stored: Any  # real -> stored
     exp: Any  # e^x of a real
-    power: Any  # e^x = power(x * nat), so that a factor of x costs nothing
+    power: Any  # 2^x; e^x = power(x * nat), so that a factor of x costs nothing
     nat: Any
 
 
@@ -79,6 +80,6 @@ def number(dtype: str) -> Number:
         to_real=to_real,
         to_stored=to_stored,
         exp=EXP_FLOAT64 if dtype == "float64" else exp_float32,
-        power=EXP_FLOAT64 if dtype == "float64" else ex2,
-        nat=np.float64(1) if dtype == "float64" else LOG2_E,
+        power=exp2_float64 if dtype == "float64" else ex2,
+        nat=scalar(math.log2(math.e)),
     )

@@ -8,7 +8,6 @@ On chip    | Qi D x Br | Kj D x Bc | Vj Bc x DV | P Bc x Br |   shared, in float
            Q, K and P lie transposed, so that both products are sums of outer products: see device/products.py
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far
 Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
-           (float64: in nats)
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped; of long sums in float32 a
            launch makes a part, and joins it to the O and LSE of those before: algorithms/monoid.py
 Traffic    reads Q once, K and V once for each of Tr query blocks that sees them; writes O and LSE once: `traffic`

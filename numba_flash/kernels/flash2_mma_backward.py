@@ -28,7 +28,6 @@ from numba_flash.device.fragments import (
     lane,
     make_add_sums,
     make_multiply_ab_mma,
-    make_multiply_abt_ahead,
     make_multiply_abt_mma,
     make_multiply_tiles_mma,
     make_round,
@@ -42,7 +41,7 @@ from numba_flash.device.swizzled import make_load_swizzled, thread
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
-from numba_flash.rungs.flash2_mma_backward import loads_ahead, offsets, pieces
+from numba_flash.rungs.flash2_mma_backward import offsets, pieces
 from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks
 
 
@@ -71,8 +70,7 @@ def make_flash2_mma_backward(
         make_load_swizzled(rows, columns, THREADS, loads) for rows, columns in ((Bc, D), (Bc, DV), (Br, D), (Br, DV))
     )
     commit, wait = make_pipeline("copies")  # LSE and delta are copied however the tiles are loaded
-    make_multiply = make_multiply_abt_ahead if loads_ahead(tiles) else make_multiply_abt_mma
-    multiply_kqt, multiply_vdot = (make_multiply(dtype, products, depth) for depth in (D, DV))
+    multiply_kqt, multiply_vdot = (make_multiply_abt_mma(dtype, products, depth) for depth in (D, DV))
     own_ptdo, own_dstq = make_multiply_ab_mma(dtype, values, WN, DV), make_multiply_ab_mma(dtype, keys, WN, D)
     other_ptdo = make_multiply_tiles_mma(dtype, values, WN, Br, DV, False)
     other_dstq = make_multiply_tiles_mma(dtype, keys, WN, Br, D, False)

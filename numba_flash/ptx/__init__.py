@@ -14,6 +14,8 @@ from numba_flash.ptx.arithmetic import (
     float32_to_float16,
     float32_to_float16x2,
     float32_to_tf32,
+    float64_of_bits,
+    float64_to_bits,
 )
 from numba_flash.ptx.barriers import barrier_arrive, barrier_sync
 from numba_flash.ptx.codegen import device
@@ -48,6 +50,8 @@ __all__ = [
     "float32_to_float16",
     "float32_to_float16x2",
     "float32_to_tf32",
+    "float64_of_bits",
+    "float64_to_bits",
     "global_view",
     "ldmatrix_x1",
     "ldmatrix_x1_trans",

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numba.types import float32, uint16, uint32
+from numba.types import float32, float64, int64, uint16, uint32
 
 from numba_flash.ptx.codegen import instruction
 
@@ -97,3 +97,15 @@ def nearest_bfloat16(x: Any, nan: int) -> Any:
 def packed(low: Any, high: Any) -> Any:
     """Two 16-bit numbers in 32 bits."""
     return np.uint32(int(low) | int(high) << 16)
+
+
+@instruction("mov.b64 $0, $1;", reads=[float64], writes=[int64])
+def float64_to_bits(x: Any) -> Any:
+    """The bits of a float64, as an integer."""
+    return np.float64(x).view(np.int64)
+
+
+@instruction("mov.b64 $0, $1;", reads=[int64], writes=[float64])
+def float64_of_bits(bits: Any) -> Any:
+    """The float64 with these bits."""
+    return np.int64(bits).view(np.float64)

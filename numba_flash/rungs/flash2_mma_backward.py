@@ -24,7 +24,6 @@ from numba_flash.tiling import cdiv, count_query_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH, REAL = 2, 4  # bytes of a number in a shared tile and in a sum
-SLICE = 16  # the depth of a product of fragments
 
 # For any device, so that its gradients have the same bits: `count_splits`.
 MULTIPROCESSORS = 132  # of an H100
@@ -60,11 +59,6 @@ def pieces(t: GradientTiles) -> tuple[TransposedFragments, Fragments, Fragments,
     products, keys, values = (Fragments(rows, height, width) for width in (columns, t.D // t.CG, t.DV // t.CG))
     queries = Fragments(t.Br // (t.dq_rows // 8), t.dq_rows // 8, t.dq_step // 4)
     return TransposedFragments(rows, columns, height), products, keys, values, queries
-
-
-def loads_ahead(t: GradientTiles) -> bool:
-    """Are fragments of S and dP loaded faster than multiplied only if that starts early? `make_multiply_abt_ahead`."""
-    return t.WN == 16
 
 
 def offsets(t: GradientTiles) -> tuple[int, ...]:
@@ -160,7 +154,7 @@ def own_traffic(p: AttentionProblem, t: GradientTiles) -> Traffic:
     steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
     slopes, pairs = option_bytes(p.score)
     width, rows = t.D + t.DV, 2 * t.Br * REAL
-    scores = t.warps * (t.WM + t.WN) * (width + 2 * SLICE * loads_ahead(t)) * WIDTH
+    scores = t.warps * (t.WM + t.WN) * width * WIDTH
     own = t.warps * t.WN * width // t.QG * WIDTH
     other = (t.QG - 1) * (own + t.warps * t.WM * t.WN * 2 * WIDTH)
     queries = t.warps * t.Bc * (t.dq_rows * t.dq_columns // t.dq_step + t.dq_columns) * WIDTH

@@ -15,9 +15,13 @@ from numba_flash.traffic import Traffic
 WIDTH = 2  # bytes of a number in shared memory
 SLICE = 16  # the depth of a product of fragments; behind the last slice one more is loaded
 
-# By kind of loads. One block of 192 KB, or else two of 64 KB, fit a multiprocessor. One element at a time needs
+# By kind of loads, for as much shared memory as there is: a block of 192, 144 or 64 KB. One element at a time needs
 # registers for addresses.
-CHUNKS = [MmaTiles(128, 256, 64, 64, 64, stages=4), MmaTiles(128, 128, 64, 64, 64, stages=2)]
+CHUNKS = [
+    MmaTiles(256, 128, 64, 64, 64, stages=4),
+    MmaTiles(256, 128, 64, 64, 64, stages=3),
+    MmaTiles(128, 128, 64, 64, 64, stages=2),
+]
 CONFIGS: dict[Loads, list[MmaTiles]] = {
     "copies": CHUNKS,
     "parts": CHUNKS,

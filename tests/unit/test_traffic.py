@@ -47,7 +47,7 @@ ATTENTION_PROBLEMS = (
 MATMUL_PROBLEMS = {
     **PROBLEMS,
     "half": {"N": 32, "dtype": "bfloat16"},
-    "deep": {"N": 32, "K": 80, "dtype": "float16", "out_dtype": "float32"},
+    "deep": {"N": 32, "K": 96, "dtype": "float16", "out_dtype": "float32"},
     "elements": {"N": 32, "dtype": "float16", "vector": False},
     "shapes": {"N": 16, "B": 2, "M": 32, "K": 8, "out_dtype": "float64"},
 }
