@@ -1,7 +1,7 @@
 """2^x in float64, for softmax: no branch, so that the powers of a whole tile are computed side by side.
 
-x = n + f with an integer n and |f| <= 1/2; 2^f is a polynomial, and 2^n a float64 whose exponent is n. Adding 1.5 * 2^52
-rounds x to an integer, which the sum's lowest bits then say.
+x = n + f with an integer n and |f| <= 1/2; 2^f is a polynomial, and 2^n a float64 whose exponent is n. Adding
+1.5 * 2^52 rounds x to an integer, which the sum's lowest bits then say.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
 from numba_flash.rungs.flash2_mma_backward import offsets, pieces
-from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks
+from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks, quotient
 
 
 @cache
@@ -107,12 +107,13 @@ def make_flash2_mma_backward(
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
         splits = int32(splits)
-        behind, bh = longest_first(int32(cuda.blockIdx.x), splits, int32(cuda.gridDim.x) // splits, int32(together))
+        heads = int32(quotient(cuda.gridDim.x, splits))
+        behind, bh = longest_first(int32(cuda.blockIdx.x), splits, heads, int32(together))
         split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
         own_sum = split * int32(apart)
         j, Tr = int32(first_key_block + split), int32(cdiv(Nq, Br))
-        b, hk = int32(bh // Hk), int32(bh % Hk)
-        group = int32(Hq // Hk)
+        b, group = int32(quotient(bh, Hk)), int32(quotient(Hq, Hk))
+        hk = int32(bh - b * Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative = cuda.local.array(SCORES, float32)
         lse, delta = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)
