@@ -72,7 +72,7 @@ def registers(problem: Any) -> Iterator[MatmulTiles]:
 
 def warps(problem: Any) -> Iterator[MmaTiles]:
     """For matmul_mma: a warp's fragments of C."""
-    sides, shares = ((64, 128), (128, 256)), ((32, 64), (32, 64))
+    sides, shares = ((64, 128, 256), (128, 256)), ((32, 64), (32, 64))
     for BM, BN, BK, WM, WN, stages in product(*sides, (32, 64), *shares, (2, 3, 4, 5)):
         t = MmaTiles(BM, BN, BK, WM, WN, stages)
         if usable(t, WM * WN / 32, mma_rules(t)):

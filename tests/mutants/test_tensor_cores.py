@@ -16,36 +16,45 @@ pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simul
 
 PRODUCT = test_copies.test_tensor_product
 MMA, FRAGMENTS, SWIZZLED = "kernels.matmul_mma", "device.fragments", "device.swizzled"
-FETCH = "fetch(As, Bs, last, A_rows, A_strides, B_cols, B_strides, row0, col0, x + LAST * BK, M, N, K)"
-BARRIER = "cuda.syncthreads()  # stage `now` is written by all; everyone has read stage `last` before it changes"
+FETCH = "fetch(As, Bs, now, A_rows, A_strides, B_cols, B_strides, row0, col0, x + STAGES * BK, M, N, K)"
+BARRIER = "cuda.syncthreads()  # stage `following` is written; everyone has read stage `now` before it changes"
+FOLLOWING = "following * BM + row, following * BK"
 
 MUTANTS = [
     Mutant("later stages are not fetched", MMA, FETCH, "pass", PRODUCT),
     Mutant("nobody waits for a stage", MMA, "wait(PENDING)", "pass", PRODUCT),
+    Mutant("nobody waits for the first stage", MMA, "wait(LAST)", "pass", PRODUCT),
     Mutant("the stage may be in flight, too", MMA, "wait(PENDING)", "wait(LAST)", PRODUCT),
     Mutant("copies belong to no group", MMA, "x, col0, K, N)\n        commit()", "x, col0, K, N)", PRODUCT),
     Mutant("only stages with copies are groups", MMA, "        commit()", "            commit()", PRODUCT),
     Mutant("a stage is read before all of it is written", MMA, BARRIER, "pass", PRODUCT),
     Mutant("a stage is read before all of it has landed", MMA, BARRIER, "pass", PRODUCT, "early"),
-    Mutant("a stage changes while another warp reads it", MMA, f"{BARRIER}\n            {FETCH}",
+    Mutant("a stage changes while another warp reads it", MMA, f"wait(PENDING)\n            {BARRIER}",
            f"{FETCH}\n            wait(LAST)\n            {BARRIER}", PRODUCT, "early"),
-    Mutant("the stage that is multiplied is fetched again", MMA, "fetch(As, Bs, last,", "fetch(As, Bs, now,",
-           PRODUCT, "early"),
-    Mutant("a stale stage", MMA, "last = now", "pass", PRODUCT),
-    Mutant("the same stage twice", MMA, "now = 0 if now == LAST else now + 1", "now = now if now == LAST else now + 1",
-           PRODUCT),
-    Mutant("A of another stage than B", MMA, "now * BM + row", "last * BM + row", PRODUCT),
+    Mutant("the next stage is fetched over", MMA, "fetch(As, Bs, now,", "fetch(As, Bs, following,", PRODUCT, "early"),
+    Mutant("a stale stage", MMA, "now = following", "pass", PRODUCT),
+    Mutant("the same stage twice", MMA, "0 if now == LAST else now + 1", "now if now == LAST else now + 1", PRODUCT),
+    Mutant("A of another stage than B", MMA, FOLLOWING, "now * BM + row, following * BK", PRODUCT),
+    Mutant("the first slice twice", MMA, "col, 16 * y + 16)", "col, 16 * y)", PRODUCT),
+    Mutant("a slice is multiplied in the other's place", MMA, "multiply_slice(acc, a, b_, y % 2)",
+           "multiply_slice(acc, a, b_, (y + 1) % 2)", PRODUCT),
+    Mutant("C is written while a warp reads A and B", MMA,
+           "cuda.syncthreads()  # everyone has read As and Bs, and nothing lands there any more", "pass", PRODUCT),
+    Mutant("a chunk is read before it is written", FRAGMENTS,
+           "cuda.syncwarp()  # the rows are written before other lanes read them", "pass", PRODUCT),
+    Mutant("chunks of C in another order", FRAGMENTS, "uint64(swizzled(r, c, columns) // 2)", "uint64(c // 2)", PRODUCT),
+    Mutant("a chunk beyond the last column", FRAGMENTS, "row < N and col < width", "row < N", PRODUCT),
     Mutant("every stage lies over the first", SWIZZLED, "to = top + r + y", "to = r + y", PRODUCT),
     Mutant("warps multiply the same rows", MMA, "now * BM + row", "now * BM", PRODUCT),
     Mutant("A is not swizzled", FRAGMENTS, "swizzled(r, col + c, columns)", "col + c", PRODUCT),
     Mutant("B is swizzled by other rows", FRAGMENTS, "swizzled(r, col + 16 * n + c", "swizzled(r + 4, col + 16 * n + c",
            PRODUCT),
-    Mutant("B is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, n,", "ldmatrix_x4(b, n,", PRODUCT),
+    Mutant("B is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, place", "ldmatrix_x4(b, place", PRODUCT),
     Mutant("A is transposed", FRAGMENTS, "ldmatrix_x4(a", "ldmatrix_x4_trans(a", PRODUCT),
     Mutant("quarters of A in the other order", FRAGMENTS, """r, c = down_then_right(lane())
         for m""", """r, c = lane() % 8 + lane() // 16 * 8, lane() // 8 % 2 * 8
         for m""", PRODUCT),
-    Mutant("the neighbour's fragment of B", FRAGMENTS, "a, m, b, n)", "a, m, b, n ^ 1)", PRODUCT),
+    Mutant("the neighbour's fragment of B", FRAGMENTS, "place * N_FRAGMENTS + n)", "place * N_FRAGMENTS + n ^ 1)", PRODUCT),
     Mutant("sums of another fragment", FRAGMENTS, "acc, m * N_FRAGMENTS + n,", "acc, m * N_FRAGMENTS,", PRODUCT),
     Mutant("rows of the accumulator", FRAGMENTS, "accumulator_place(lane(), 2 * half)",
            "accumulator_place(lane(), half)", PRODUCT),

@@ -89,6 +89,7 @@ def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
         "flash2_backward",
         "flash2_mma_forward",
         "flash2_mma_backward",
+        "matmul_mma",
     }
     for v in added:
         small, kin = (launches_of(v.source, v.problem, DEVICES[arch])[v.launch] for arch in ("sm_86", "sm_80"))
