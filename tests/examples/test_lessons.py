@@ -146,7 +146,7 @@ def test_traffic(lesson):
     assert script.moved["softmax_online"][0] / script.moved["softmax_safe"][0] == 3 / 4
     assert script.moved["flash2_forward"][0] < script.moved["attention_one_pass"][0] / 100
     for counts in script.curves.values():
-        assert 3.5 < counts[-1] / counts[-2] < 4.01
+        assert 3.5 < counts[-1] / counts[-2] < 4.02  # above 4 where sums begin to be made in parts
 
 
 def undisturbed(holds):

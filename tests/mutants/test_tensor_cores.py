@@ -38,11 +38,10 @@ MUTANTS = [
     Mutant("the first slice twice", MMA, "col, 16 * y + 16)", "col, 16 * y)", PRODUCT),
     Mutant("a slice is multiplied in the other's place", MMA, "multiply_slice(acc, a, b_, y % 2)",
            "multiply_slice(acc, a, b_, (y + 1) % 2)", PRODUCT),
-    Mutant("C is written while a warp reads A and B", MMA,
-           "cuda.syncthreads()  # everyone has read As and Bs, and nothing lands there any more", "pass", PRODUCT),
     Mutant("a chunk is read before it is written", FRAGMENTS,
            "cuda.syncwarp()  # the rows are written before other lanes read them", "pass", PRODUCT),
-    Mutant("chunks of C in another order", FRAGMENTS, "uint64(swizzled(r, c, columns) // 2)", "uint64(c // 2)", PRODUCT),
+    Mutant("chunks of C in another order", FRAGMENTS, "uint64(swizzled(r, c, columns) // 2)", "uint64(c // 2)",
+           PRODUCT),
     Mutant("a chunk beyond the last column", FRAGMENTS, "row < N and col < width", "row < N", PRODUCT),
     Mutant("every stage lies over the first", SWIZZLED, "to = top + r + y", "to = r + y", PRODUCT),
     Mutant("warps multiply the same rows", MMA, "now * BM + row", "now * BM", PRODUCT),
@@ -54,7 +53,8 @@ MUTANTS = [
     Mutant("quarters of A in the other order", FRAGMENTS, """r, c = down_then_right(lane())
         for m""", """r, c = lane() % 8 + lane() // 16 * 8, lane() // 8 % 2 * 8
         for m""", PRODUCT),
-    Mutant("the neighbour's fragment of B", FRAGMENTS, "place * N_FRAGMENTS + n)", "place * N_FRAGMENTS + n ^ 1)", PRODUCT),
+    Mutant("the neighbour's fragment of B", FRAGMENTS, "place * N_FRAGMENTS + n)", "place * N_FRAGMENTS + n ^ 1)",
+           PRODUCT),
     Mutant("sums of another fragment", FRAGMENTS, "acc, m * N_FRAGMENTS + n,", "acc, m * N_FRAGMENTS,", PRODUCT),
     Mutant("rows of the accumulator", FRAGMENTS, "accumulator_place(lane(), 2 * half)",
            "accumulator_place(lane(), half)", PRODUCT),

@@ -68,9 +68,9 @@ def deep_products(backend, **restrictions):
 
 
 def deeper(case):
-    """The same with M and N twice, K four times as large, and N rounded up to a multiple of 4."""
+    """The same with M and N twice as large, 64 to 140 for K, and N rounded up to a multiple of 4."""
     (*lead, M, K), (*b_lead, _, N) = case.a, case.b
-    return replace(case, a=(*lead, 2 * M, 4 * K), b=(*b_lead, 4 * K, round_up(2 * N, 4)))
+    return replace(case, a=(*lead, 2 * M, 4 * K + 64), b=(*b_lead, 4 * K + 64, round_up(2 * N, 4)))
 
 
 @for_all(cases=deep_products)
