@@ -17,6 +17,7 @@ from rich.progress import Progress
 import numba_flash
 from numba_flash.arrays import gpu_count
 from numba_flash.bench import peers
+from numba_flash.bench.ahead import compile_ahead
 from numba_flash.bench.cells import COPY, SOFTMAX, Cell, ladder_plan, lengths_plan, matches, rungs_for
 from numba_flash.bench.cold import REPETITIONS, cold_rows, starts
 from numba_flash.bench.contests import contest
@@ -34,6 +35,7 @@ from numba_flash.bench.timing import (
     host_microseconds,
     product_rate,
 )
+from numba_flash.config import cuda_device
 from numba_flash.ladder import LADDER as RUNGS
 from numba_flash.problem import FLOATS
 from numba_flash.simulator import SIMULATED
@@ -156,6 +158,7 @@ def measure_cells(plan: Sequence[Cell], roofs: Sequence[str], options: Namespace
     todo = [cell for cell in plan if rungs_for(cell, options.only)]
     if not todo:
         return []
+    compile_ahead(todo, options.only, cuda_device(0), say)
     say("ceilings", 0)
     products = dict.fromkeys([*roofs, *[cell.dtype for cell in todo if cell.operation != SOFTMAX]])
     rows = [ceiling_row(COPY, "float32", COPIED_BYTES, copy_rate(), "GB/s")]
