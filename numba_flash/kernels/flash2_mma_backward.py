@@ -112,8 +112,8 @@ def make_flash2_mma_backward(
         split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
         own_sum = split * int32(apart)
         j, Tr = int32(first_key_block + split), int32(cdiv(Nq, Br))
-        b, group = int32(quotient(bh, Hk)), int32(quotient(Hq, Hk))
-        hk = int32(bh - b * Hk)
+        b = int32(quotient(bh, Hk))
+        hk, group = int32(bh - b * Hk), int32(Hq // Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative = cuda.local.array(SCORES, float32)
         lse, delta = cuda.local.array(ROWS, float32), cuda.local.array(ROWS, float32)

@@ -13,7 +13,7 @@ from numba_flash.bench.host import BOTH, BRIDGE, ONE, OURS, Job, bare_launch, ex
 from numba_flash.bench.peers import CUPY, SDPA
 from numba_flash.bench.timing import HOST_CALLS, HOST_TURNS, HOST_WARM_UP, host_microseconds
 from numba_flash.runtime import Written, launch
-from numba_flash.testing.tiles import tiny_tiles
+from numba_flash.testing.tiles import longest_sum, tiny_tiles
 
 from .fakes import broken
 
@@ -187,7 +187,7 @@ class TestJobs:
 
 def test_the_bare_launch_is_attention(simulator):
     q, k, v = np.random.default_rng(0).standard_normal((3, 1, 1, 128, 64)).astype(np.float32)
-    with tiny_tiles(), pytest.MonkeyPatch.context() as patch:
+    with tiny_tiles(), longest_sum(1000), pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "H", 1)
         what, handle, device = bare_launch(host.Operands(q, q, k, v), "float32")
         launch(what, handle, device)

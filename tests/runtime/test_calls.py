@@ -16,7 +16,7 @@ from numba_flash.planners import forget_plans
 from numba_flash.runtime import gpu
 from numba_flash.shortcut import SHORTCUTS
 from numba_flash.simulator import SIMULATED
-from numba_flash.testing.tiles import tiny_tiles
+from numba_flash.testing.tiles import longest_sum, tiny_tiles
 
 from .fake_gpu import FakeArray, fake_gpu
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not SIMULATED, reason="kernels run on a real GPU
 
 @pytest.fixture
 def machine():
-    with tiny_tiles(), fake_gpu() as machine:
+    with tiny_tiles(), longest_sum(1000), fake_gpu() as machine:
         yield machine
 
 
