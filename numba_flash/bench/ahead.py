@@ -10,7 +10,7 @@ from typing import Any
 from numba_flash.bench.cells import Cell, rungs_for
 from numba_flash.bench.tune import specimen_of
 from numba_flash.compilers import on_all_cores
-from numba_flash.config import Device
+from numba_flash.config import Device, cuda_device
 from numba_flash.ladder import BACKWARD
 from numba_flash.runtime import signature
 from numba_flash.runtime.machine_code import machine_code
@@ -45,11 +45,9 @@ def into_the_cache(*job: Any) -> None:
         machine_code(*job)
 
 
-def compile_ahead(
-    cells: Sequence[Cell], patterns: Collection[str], device: Device, say: Callable[[str, float], None]
-) -> None:
-    """Fill the disk cache with the kernels of cells."""
-    jobs, done = jobs_of(cells, patterns, device), 0
+def compile_ahead(cells: Sequence[Cell], patterns: Collection[str], say: Callable[[str, float], None]) -> None:
+    """Fill the disk cache with the kernels of cells, for the GPU that times them."""
+    jobs, done = jobs_of(cells, patterns, cuda_device(0)), 0
 
     def tell() -> None:
         nonlocal done

@@ -35,7 +35,6 @@ from numba_flash.bench.timing import (
     host_microseconds,
     product_rate,
 )
-from numba_flash.config import cuda_device
 from numba_flash.ladder import LADDER as RUNGS
 from numba_flash.problem import FLOATS
 from numba_flash.simulator import SIMULATED
@@ -158,7 +157,7 @@ def measure_cells(plan: Sequence[Cell], roofs: Sequence[str], options: Namespace
     todo = [cell for cell in plan if rungs_for(cell, options.only)]
     if not todo:
         return []
-    compile_ahead(todo, options.only, cuda_device(0), say)
+    compile_ahead(todo, options.only, say)
     say("ceilings", 0)
     products = dict.fromkeys([*roofs, *[cell.dtype for cell in todo if cell.operation != SOFTMAX]])
     rows = [ceiling_row(COPY, "float32", COPIED_BYTES, copy_rate(), "GB/s")]

@@ -35,5 +35,6 @@ def test_what_cannot_be_compiled_stops_nothing(monkeypatch):
 def test_progress_is_told(monkeypatch):
     told = []
     monkeypatch.setattr(ahead, "on_all_cores", lambda function, jobs, done: [done() for _ in jobs])
-    ahead.compile_ahead(ladder_plan([], False), ["softmax"], H100, lambda text, share: told.append(text))
+    monkeypatch.setattr(ahead, "cuda_device", lambda ordinal: H100)
+    ahead.compile_ahead(ladder_plan([], False), ["softmax"], lambda text, share: told.append(text))
     assert told[0] == f"1 of {len(told)} kernels compiled" and len(told) > 1

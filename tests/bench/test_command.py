@@ -32,6 +32,7 @@ class TestCommand:
         monkeypatch.setattr(command, "copy_rate", lambda: 3000.0)
         monkeypatch.setattr(command, "product_rate", lambda dtype: {"float32": 50.0}.get(dtype, 60.0))
         monkeypatch.setattr(command, "alternate", lambda jobs: dict.fromkeys(jobs, 1.0))
+        monkeypatch.setattr(command, "compile_ahead", lambda cells, patterns, say: None)
         monkeypatch.setattr(command, "contest", self.enter)
         monkeypatch.setattr(command, "host_jobs", lambda dtypes, peers: self.asked.append((dtypes, peers)))
         monkeypatch.setattr(command, "host_rows", lambda jobs, compare, clock: HOST_ROWS[:2])
