@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -43,6 +43,11 @@ def default_launches(operation: str, problem: Any, device: Device) -> list[Launc
     return []
 
 
+def jobs_of(launches: Iterable[Launch], device: Device) -> list[Job]:
+    """Their kernels, each once."""
+    return list(dict.fromkeys((launch.kernel, signature(launch.args), device.arch) for launch in launches))
+
+
 def default_jobs(device: Device) -> list[Job]:
     """The kernels that "auto" takes on a device, and those that merge results."""
     launches = [
@@ -53,7 +58,7 @@ def default_jobs(device: Device) -> list[Job]:
     ]
     for dtype in FLOATS:
         launches += merge_launches(specimen(FORWARD, dtype))
-    return list(dict.fromkeys((launch.kernel, signature(launch.args), device.arch) for launch in launches))
+    return jobs_of(launches, device)
 
 
 def chosen_device(arch: str) -> Device:

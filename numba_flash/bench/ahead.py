@@ -12,10 +12,9 @@ from numba_flash.bench.tune import specimen_of
 from numba_flash.compilers import on_all_cores
 from numba_flash.config import Device, cuda_device
 from numba_flash.ladder import BACKWARD
-from numba_flash.runtime import signature
 from numba_flash.runtime.machine_code import machine_code
 from numba_flash.specimen import specimen_launches
-from numba_flash.warm import Job
+from numba_flash.warm import Job, jobs_of
 
 
 def problems_of(cell: Cell) -> Iterator[Any]:
@@ -26,17 +25,17 @@ def problems_of(cell: Cell) -> Iterator[Any]:
         yield replace(problem, deterministic=True)
 
 
-def jobs_of(cells: Sequence[Cell], patterns: Collection[str], device: Device) -> list[Job]:
+def jobs_for(cells: Sequence[Cell], patterns: Collection[str], device: Device) -> list[Job]:
     """What to compile for cells and the rungs that match a pattern."""
-    jobs = (
-        (launch.kernel, signature(launch.args), device.arch)
+    launches = (
+        launch
         for cell in cells
         for rung in rungs_for(cell, patterns)
         for problem in problems_of(cell)
         if not rung.why_not(problem, device)
         for launch in specimen_launches(rung, problem, device)
     )
-    return list(dict.fromkeys(jobs))
+    return jobs_of(launches, device)
 
 
 def into_the_cache(*job: Any) -> None:
@@ -47,7 +46,7 @@ def into_the_cache(*job: Any) -> None:
 
 def compile_ahead(cells: Sequence[Cell], patterns: Collection[str], say: Callable[[str, float], None]) -> None:
     """Fill the disk cache with the kernels of cells, for the GPU that times them."""
-    jobs, done = jobs_of(cells, patterns, cuda_device(0)), 0
+    jobs, done = jobs_for(cells, patterns, cuda_device(0)), 0
 
     def tell() -> None:
         nonlocal done

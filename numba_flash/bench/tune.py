@@ -28,12 +28,11 @@ from numba_flash.bench.timing import alternate, milliseconds
 from numba_flash.compilers import on_all_cores
 from numba_flash.config import Device, current_device
 from numba_flash.ladder import LADDER, MATMUL, Rung
-from numba_flash.runtime import signature
 from numba_flash.runtime.machine_code import machine_code
 from numba_flash.simulator import SIMULATED
 from numba_flash.specimen import specimen, specimen_launches
 from numba_flash.testing.tiles import other_plans
-from numba_flash.warm import Job
+from numba_flash.warm import Job, jobs_of
 
 UNUSABLE = 2  # exit status
 LOOKS = 3  # how often a candidate is timed at first
@@ -136,7 +135,7 @@ def compiled(rung: Rung, cell: Cell, device: Device, tiles: Any) -> list[Job]:
         launches = specimen_launches(rung, problem, device)
     if any(launch.kernel.shared_bytes * launch.kernel.blocks > device.shared_bytes for launch in launches):
         return []
-    return [(launch.kernel, signature(launch.args), device.arch) for launch in launches]
+    return jobs_of(launches, device)
 
 
 def looked_at(rung: Rung, tiles: Any, registers: int, entrants: Contest) -> Tried:

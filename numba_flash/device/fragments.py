@@ -30,8 +30,8 @@ from numba_flash.ptx import (
 from numba_flash.tiling import accumulator_place, down_then_right, right_then_down, swizzled
 
 MMA = {"float16": mma_float16, "bfloat16": mma_bfloat16}
-UNROLLED = 64  # the depth of a product that goes in one piece; the compiler leaves longer loops half as they are
 PAIR = {"float16": float32_to_float16x2, "bfloat16": float32_to_bfloat16x2}
+UNROLLED = 64  # the depth of a loop over slices that the compiler unrolls as a whole; longer ones it unrolls by two
 
 
 @device

@@ -102,7 +102,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
     def flash2_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, together,
-        first_key_block, last_key_block,
+        part_begin, part_end,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -128,8 +128,8 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
         fill(acc, OUT, ZERO)
         begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
         if JOINS:
-            begin, end = max(begin, first_key_block), min(end, last_key_block)
-            if first_key_block > 0 and begin >= end:
+            begin, end = max(begin, part_begin), min(end, part_end)
+            if part_begin > 0 and begin >= end:
                 return  # O and LSE stay as they are
         load_q(Qi, Qh, Q_strides, i * Br, 0, Nq, d)
         load_k(Kj, Kh, K_strides, begin * Bc, 0, Nk, d)
@@ -161,7 +161,7 @@ def make_flash2_forward(tiles: Tiles, dtype: str, loads: Loads, score: ScoreOpti
             if TIGHT:
                 cuda.syncthreads()  # everyone has read P before Kj takes its place
                 next_k(Kj, Kh, K_strides, j + 1, end, Nk, d)
-        joins = JOINS and first_key_block > 0
+        joins = JOINS and part_begin > 0
         finish(acc, m, l, alpha, global_view(LSE, bh * Nq, REAL), rg, cg, i * Br, Nq, joins)
         if joins:
             join_o(Oh, dv, acc, alpha, rg, cg, i * Br, Nq, dv)

@@ -50,9 +50,9 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
     n = number(dtype)
     ZERO, ONE, NEG_INF, NAT, NATS = n.zero, n.one, n.neg_inf, n.nat, n.one / n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    TIGHT, HEAD = tiles.tight, int32 if tiles.tight else int64  # registers are saved where they are scarce
+    TIGHT, CHUNKS = tiles.tight, stores == "chunks"
+    HEAD = int32 if TIGHT else int64  # of a head's number: with the other one, ptxas runs out of registers
     Q_SHAPE, Q_WORDS, K_SHAPE, V_SHAPE = (Br, D), (Br, D // 2), (Bc, D), (Bc, DV)
-    CHUNKS = stores == "chunks"
     K_AT = 2 * Br * D
     V_AT = K_AT + 2 * Bc * D
 
@@ -64,7 +64,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
     online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
     round_to, at = make_round(dtype, scores), make_element(out)
-    write_o, write_chunks = make_write_fragments(dtype, HEIGHT, DV, stores == "pairs"), make_write_chunks(dtype, out, D)
+    write_o = make_write_chunks(dtype, out, D) if CHUNKS else make_write_fragments(dtype, HEIGHT, DV, stores == "pairs")
 
     @device
     def rescale(acc, alpha):
@@ -141,7 +141,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
         row = i * Br + warp_row
         if CHUNKS:  # by way of the warp's own rows of Qi
             O_words = global_view(O, bh * Nq * dv // 2, uint32)
-            write_chunks(O_words, dv, acc, shared_tile(0, Q_WORDS, uint32), warp_row, row, 0, Nq, dv)
+            write_o(O_words, dv, acc, shared_tile(0, Q_WORDS, uint32), warp_row, row, 0, Nq, dv)
         else:
             write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, row, 0, Nq, dv)
 

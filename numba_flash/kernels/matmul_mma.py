@@ -14,7 +14,6 @@ Traffic    reads A cdiv(N, BN) times and B cdiv(M, BM) times; a warp reads WM + 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from numba import cuda, float32, uint16, uint32
 
@@ -42,8 +41,10 @@ def make_matmul_mma(tiles: MmaTiles, dtype: str, out_dtype: str, loads: Loads, s
     load_b = make_load_swizzled(BK, BN, tiles.threads, loads)
     commit, wait = make_pipeline(loads)
     load_slice, multiply_slice = make_slices(dtype, WM, WN, BK, BN)
-    write_c = make_write_fragments(out_dtype, WM, WN, stores == "pairs")
-    write_c_chunks: Any = CHUNKS and make_write_chunks(out_dtype, Fragments(8 * BM // WM, WM // 8, WN // 4), WN)
+    if CHUNKS:
+        write_c = make_write_chunks(out_dtype, Fragments(8 * BM // WM, WM // 8, WN // 4), WN)
+    else:
+        write_c = make_write_fragments(out_dtype, WM, WN, stores == "pairs")
 
     @ptx.device
     def fetch(As, Bs, stage, A, A_strides, B, B_strides, row0, col0, x, M, N, K):
@@ -55,38 +56,38 @@ def make_matmul_mma(tiles: MmaTiles, dtype: str, out_dtype: str, loads: Loads, s
     def matmul_mma(A, A_strides, B, B_strides, C, M, N, K):
         As, Bs = shared_tile(0, A_SHAPE, uint16), shared_tile(B_AT, B_SHAPE, uint16)
         tiles_m, tiles_n = cdiv(M, BM), cdiv(N, BN)
-        b, tile = cuda.blockIdx.x // (tiles_m * tiles_n), cuda.blockIdx.x % (tiles_m * tiles_n)
+        batch, tile = cuda.blockIdx.x // (tiles_m * tiles_n), cuda.blockIdx.x % (tiles_m * tiles_n)
         i, j = grouped(tile, tiles_m, tiles_n, GROUP)
         row0, col0 = i * BM, j * BN
         warp = cuda.threadIdx.x >> 5
         row, col = warp // ACROSS * WM, warp % ACROSS * WN
         acc = cuda.local.array(SUMS, float32)
-        a, b_ = cuda.local.array(A_WORDS, uint32), cuda.local.array(B_WORDS, uint32)
+        a, b = cuda.local.array(A_WORDS, uint32), cuda.local.array(B_WORDS, uint32)
         fill(acc, SUMS, ZERO)
-        A_rows, B_cols = global_view(A, b * A_strides[0], uint16), global_view(B, b * B_strides[0], uint16)
+        A_rows, B_cols = global_view(A, batch * A_strides[0], uint16), global_view(B, batch * B_strides[0], uint16)
         for stage in range(STAGES):
             fetch(As, Bs, stage, A_rows, A_strides, B_cols, B_strides, row0, col0, stage * BK, M, N, K)
         wait(LAST)
         cuda.syncthreads()  # the first stage is written
-        load_slice(a, b_, 0, As, Bs, row, 0, col, 0)
+        load_slice(a, b, 0, As, Bs, row, 0, col, 0)
         now = 0  # the stage that is multiplied
         for x in range(0, K, BK):
             for y in range(SLICES - 1):  # a slice is loaded while that before it is multiplied
-                load_slice(a, b_, (y + 1) % 2, As, Bs, now * BM + row, now * BK, col, 16 * y + 16)
-                multiply_slice(acc, a, b_, y % 2)
+                load_slice(a, b, (y + 1) % 2, As, Bs, now * BM + row, now * BK, col, 16 * y + 16)
+                multiply_slice(acc, a, b, y % 2)
             following = 0 if now == LAST else now + 1
             wait(PENDING)
             cuda.syncthreads()  # stage `following` is written; everyone has read stage `now` before it changes
-            load_slice(a, b_, 0, As, Bs, following * BM + row, following * BK, col, 0)
+            load_slice(a, b, 0, As, Bs, following * BM + row, following * BK, col, 0)
             fetch(As, Bs, now, A_rows, A_strides, B_cols, B_strides, row0, col0, x + STAGES * BK, M, N, K)
-            multiply_slice(acc, a, b_, 1)
+            multiply_slice(acc, a, b, 1)
             now = following
         if CHUNKS:  # by way of shared rows, which each warp has of its own
             wait(0)
             cuda.syncthreads()  # everyone has read As and Bs, and nothing lands there any more
-            words, C_h = shared_tile(0, C_WORDS, uint32), global_view(C, b * M * N // 2, uint32)
-            write_c_chunks(C_h, N, acc, words, warp * WM, row0 + row, col0 + col, M, N)
+            words, C_words = shared_tile(0, C_WORDS, uint32), global_view(C, batch * M * N // 2, uint32)
+            write_c(C_words, N, acc, words, warp * WM, row0 + row, col0 + col, M, N)
         else:
-            write_c(global_view(C, b * M * N, STORED_OUT), N, acc, row0 + row, col0 + col, M, N)
+            write_c(global_view(C, batch * M * N, STORED_OUT), N, acc, row0 + row, col0 + col, M, N)
 
     return matmul_mma

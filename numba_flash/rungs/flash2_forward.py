@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import Device, Piece, Tiles, padded
 from numba_flash.problem import AttentionProblem, Operands
@@ -109,14 +111,14 @@ def joins_sums(dtype: str) -> bool:
 
 
 def parts_of_keys(problem: AttentionProblem, t: Tiles) -> list[tuple[int, int]]:
-    """The key blocks [first, last) of each launch."""
+    """The key blocks [begin, end) of each launch."""
     p, blocks = problem, cdiv(problem.Nk, t.Bc)
     if not joins_sums(p.dtype) or not p.Nq or not blocks:
         return [(0, blocks)]
     met = count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) * t.Bc
     parts = max(1, cdiv(met, cdiv(p.Nq, t.Br) * LONGEST_SUM))
     size = cdiv(blocks, parts)
-    return [(first, min(first + size, blocks)) for first in range(0, blocks, size)]
+    return [(begin, min(begin + size, blocks)) for begin in range(0, blocks, size)]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
@@ -125,7 +127,9 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     assert t is not None
     stored, real, heads = ITEMSIZE[problem.dtype], ITEMSIZE[problem.real], problem.B * problem.Hq
     steps = heads * count_key_blocks(t.Br, t.Bc, problem.Nq, problem.Nk, problem.first, problem.last)
-    blocks, joined = (heads * n for n in count_blocks(problem, t))
+    rows, parts = heads * cdiv(problem.Nq, t.Br), parts_of_keys(problem, t)
+    joined = heads * count_joins(problem, t, parts)
+    blocks = rows + joined  # that meet keys, or write that there are none
     scores, out = pieces(t)
     d, dv = read_columns(problem, t, device)
     slopes, pairs = option_bytes(problem.score)
@@ -135,7 +139,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     results = t.Br * problem.dv * stored  # of a block, but for LSE: all lanes of a row read one, and one writes it
     return Traffic(
         global_read=read * stored
-        + cdiv(problem.Nq, t.Br) * heads * len(parts_of_keys(problem, t)) * t.threads * slopes
+        + rows * len(parts) * t.threads * slopes
         + steps * t.Br * t.Bc * pairs
         + joined * (results + t.threads * t.rows * real),
         global_written=blocks * (results + t.Br * real),
@@ -144,11 +148,8 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     )
 
 
-def count_blocks(problem: AttentionProblem, t: Tiles) -> tuple[int, int]:
-    """How many blocks of all launches work for a head, and how many of them join O to that of an earlier launch."""
-    p, rows = problem, cdiv(problem.Nq, t.Br)
-    met = [key_blocks(i, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) for i in range(rows)]
-    later = [first for first, _ in parts_of_keys(p, t)[1:]]
-    size = later[0] if later else 0
-    joined = sum(max(begin, first) < min(end, first + size) for first in later for begin, end in met)
-    return rows + joined, joined
+def count_joins(problem: AttentionProblem, t: Tiles, parts: Sequence[tuple[int, int]]) -> int:
+    """How many blocks of later launches meet a key of a head, and so join O to what was there."""
+    p = problem
+    met = [key_blocks(i, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) for i in range(cdiv(p.Nq, t.Br))]
+    return sum(max(begin, first) < min(end, last) for begin, end in parts[1:] for first, last in met)

@@ -12,7 +12,7 @@ H100 = device_of_arch("sm_90")
 @pytest.mark.parametrize("plan", [ladder_plan, lengths_plan])
 def test_every_rung_of_a_plan_is_there_once(plan):
     cells = plan([], False)
-    jobs = ahead.jobs_of(cells, [], H100)
+    jobs = ahead.jobs_for(cells, [], H100)
     rungs = {rung.name for cell in cells for rung in rungs_for(cell)}
     names = [kernel.name for kernel, _, _ in jobs]
     assert all(any(name.startswith(rung) for name in names) for rung in rungs)
@@ -20,7 +20,7 @@ def test_every_rung_of_a_plan_is_there_once(plan):
 
 
 def test_a_pattern_chooses():
-    jobs = ahead.jobs_of(ladder_plan([], False), ["softmax_online"], H100)
+    jobs = ahead.jobs_for(ladder_plan([], False), ["softmax_online"], H100)
     assert {kernel.name for kernel, _, _ in jobs} == {"softmax_online"}
 
 

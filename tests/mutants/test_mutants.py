@@ -64,7 +64,7 @@ MUTANTS = [
            test_memory.test_outputs_are_written_once_and_nothing_else),
     Mutant("a part of the keys forgets those before", FORWARD, "l[r] *= share", "pass",
            test_agreement.test_forward),
-    Mutant("keys of an earlier part are met again", FORWARD, "max(begin, first_key_block)", "begin",
+    Mutant("keys of an earlier part are met again", FORWARD, "max(begin, part_begin)", "begin",
            test_agreement.test_forward),
     Mutant("LSE is written before all lanes have read it", FORWARD,
            "cuda.syncwarp()  # every lane", "pass  # every lane",
