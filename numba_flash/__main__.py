@@ -43,7 +43,7 @@ def run_info(chosen: argparse.Namespace) -> int:
     from numba_flash.info import ladder_markdown, print_compiled, print_info
 
     if chosen.compiled:
-        return print_compiled(chosen.only, chosen.arch, chosen.dtype, chosen.dim)
+        return print_compiled(chosen.only, chosen.arch, chosen.dtype, chosen.dim, chosen.usual)
     if chosen.ladder:
         print(ladder_markdown())
         return 0
@@ -88,6 +88,7 @@ def add_info(info: argparse.ArgumentParser) -> None:
     info.add_argument("--arch", default="", help="with --compiled: sm_75, sm_80, sm_86 or sm_90")
     info.add_argument("--dtype", default="", help="with --compiled: float16, bfloat16, float32 or float64")
     info.add_argument("--dim", type=int, default=0, help="with --compiled: head dimension 32, 64, 128 or 256")
+    info.add_argument("--usual", action="store_true", help="with --compiled: kernels of calls without options alone")
 
 
 PARTS_HELP = """parts, and about how long they take on an H100:

@@ -33,6 +33,10 @@ Description = tuple[Any, tuple[int, ...], tuple[int, ...], Any, int, int | None]
 
 Described = tuple[Any, int, Description]  # an array of a library of ours, its address, and its description
 
+# The addresses of three arrays, and all else that a plan depends on. It is read without a loop, which would take twice
+# as long.
+Glance = tuple[list[int], tuple[Any, ...]]
+
 
 @cache
 def dtype_name(dtype: Any) -> str:
@@ -108,9 +112,9 @@ class CupyLibrary(NumpyLibrary):
         return sys.modules.get("cupy") or import_module("cupy")
 
     def is_owner(self, x: Any) -> bool:
-        if "cupy" not in sys.modules or not isinstance(x, sys.modules["cupy"].ndarray):
+        if "cupy" not in sys.modules or not isinstance(x, kind := sys.modules["cupy"].ndarray):
             return False
-        self.kind = sys.modules["cupy"].ndarray
+        self.kind, SHORT[kind] = kind, self
         return True
 
     def prepare(self, x: Any) -> Any:
@@ -126,6 +130,15 @@ class CupyLibrary(NumpyLibrary):
         memory = x.data
         address = memory.ptr
         return x, address, (self, x.shape, x.strides, x.dtype, address % ALIGNED, memory.device_id)
+
+    def glance(self, x: Any, y: Any, z: Any) -> Glance:
+        x_data, y_data, z_data = x.data, y.data, z.data
+        a, b, c = addresses = [x_data.ptr, y_data.ptr, z_data.ptr]
+        return addresses, (
+            x.shape, x.strides, x.dtype, a % ALIGNED, x_data.device_id,
+            y.shape, y.strides, y.dtype, b % ALIGNED, y_data.device_id,
+            z.shape, z.strides, z.dtype, c % ALIGNED, z_data.device_id,
+        )  # fmt: skip
 
     def empty(self, shape: Sequence[int], dtype: str, device: int | None) -> Any:
         """As NumPy's, on `device`, which is the current one: CuPy allocates on no other."""
@@ -157,9 +170,9 @@ class TorchLibrary:
         return sys.modules.get("torch") or import_module("torch")
 
     def is_owner(self, x: Any) -> bool:
-        if "torch" not in sys.modules or not isinstance(x, sys.modules["torch"].Tensor):
+        if "torch" not in sys.modules or not isinstance(x, kind := sys.modules["torch"].Tensor):
             return False
-        self.kind = sys.modules["torch"].Tensor
+        self.kind, SHORT[kind] = kind, self
         return True
 
     def prepare(self, x: Any) -> Any:
@@ -170,6 +183,17 @@ class TorchLibrary:
     def describe(self, x: Any) -> Described:
         address = x.data_ptr()
         return x, address, (self, x.shape, x.stride(), x.dtype, address % ALIGNED, x.get_device())
+
+    def glance(self, x: Any, y: Any, z: Any) -> Glance:
+        if not x.is_cuda:  # it may have no address at all
+            return [], ()
+        a, b, c = addresses = [x.data_ptr(), y.data_ptr(), z.data_ptr()]
+        gradient = (x.requires_grad or y.requires_grad or z.requires_grad) and self.torch.is_grad_enabled()
+        return addresses, (
+            x.shape, x.stride(), x.dtype, a % ALIGNED, x.get_device(), x.is_neg(),
+            y.shape, y.stride(), y.dtype, b % ALIGNED, y.get_device(), y.is_neg(),
+            z.shape, z.stride(), z.dtype, c % ALIGNED, z.get_device(), z.is_neg(), gradient,
+        )  # fmt: skip
 
     def is_ready(self, x: Any) -> bool:
         """Does a tensor lie on a CUDA device, and do its elements mean what they say, without a gradient to carry?"""
@@ -208,6 +232,7 @@ class TorchLibrary:
         return self.torch.cuda.stream(new)
 
 
+SHORT: dict[type, Any] = {}  # the library of each type of arrays that there is a shorter way for, once one was met
 NUMPY, CUPY, TORCH = NumpyLibrary(), CupyLibrary(), TorchLibrary()
 Library = NumpyLibrary | TorchLibrary
 

@@ -52,10 +52,18 @@ class Variant:
         """Is it the kernel with every score option?"""
         return getattr(self.problem, "softcap", None) is not None
 
-    def matches(self, only: str, arch: str, dtype: str, dim: int) -> bool:
+    @property
+    def usual(self) -> bool:
+        """Is it for calls without options, on rows that are read 16 bytes at a time?"""
+        p = self.problem
+        unusual = self.options or getattr(p, "scale", 1) == 0 or getattr(p, "deterministic", False)
+        return getattr(p, "vector", True) and not unusual
+
+    def matches(self, only: str, arch: str, dtype: str, dim: int, usual: bool) -> bool:
         """Is `only` a part of its or its rung's name, and are the others its own, or empty or 0?"""
         named = only in self.source or only in self.kernel
-        return named and arch in (self.arch, "") and dtype in (self.problem.dtype, "") and dim in (self.d, 0)
+        own = arch in (self.arch, "") and dtype in (self.problem.dtype, "") and dim in (self.d, 0)
+        return named and own and self.usual >= usual
 
 
 @dataclass(frozen=True)

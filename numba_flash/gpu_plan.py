@@ -48,21 +48,36 @@ class GpuPlan:
         self.starts(stream, addresses + made)
         return results
 
-    def shortcut(self) -> Callable[[list[int]], Any]:
-        """The same for the only result, of CuPy, with all that is known beforehand looked up."""
-        memory, device, starts = self.memory, self.device, self.starts
-        if self.fills or not isinstance(memory, CupyAllocation) or not memory.little:
-            return lambda addresses: self.run((), addresses, None)[0]
-        ((shape, dtype, count),), room = memory.results, memory.room
-        alloc, ndarray, get_device, get_stream = memory.alloc, memory.ndarray, memory.get_device, memory.get_stream
+    def shortcut(self) -> Callable[[list[int]], list[Any]]:
+        """`run` on the current stream, with all that is known beforehand looked up."""
+        memory, device, starts, get_device = self.memory, self.device, self.starts, self.memory.get_device
+        if self.fills:
+            return lambda addresses: self.run((), addresses, None)
+        if isinstance(memory, CupyAllocation) and memory.in_one:
+            return self.shortcut_in_one(memory)
+        allocate = memory.allocate
 
-        def run(addresses: list[int]) -> Any:
+        def run(addresses: list[int]) -> list[Any]:
             if get_device() != device:
-                return self.run((), addresses, None)[0]
+                return self.run((), addresses, None)
+            results, made, _kept, stream = allocate()
+            starts(stream, addresses + made)
+            return results
+
+        return run
+
+    def shortcut_in_one(self, memory: CupyAllocation) -> Callable[[list[int]], list[Any]]:
+        """The same for one result of CuPy, with its scratch behind it: no call is made more often."""
+        device, starts, get_device, get_stream = self.device, self.starts, memory.get_device, memory.get_stream
+        ((shape, dtype, count),), room, alloc, ndarray = memory.results, memory.room, memory.alloc, memory.ndarray
+
+        def run(addresses: list[int]) -> list[Any]:
+            if get_device() != device:
+                return self.run((), addresses, None)
             stream, made = get_stream(device), alloc(count)
             address = made.ptr
             starts(stream.ptr, [*addresses, address, address + room])
-            return ndarray(shape, dtype, made)
+            return [ndarray(shape, dtype, made)]
 
         return run
 

@@ -92,14 +92,15 @@ def ladder_markdown() -> str:
     return "\n".join(lines)
 
 
-def print_compiled(only: str = "", arch: str = "", dtype: str = "", dim: int = 0) -> int:
+def print_compiled(only: str = "", arch: str = "", dtype: str = "", dim: int = 0, usual: bool = False) -> int:
     """Compile kernels without a GPU and print what they use; 0 if none breaks a rule.
 
-    `only` is a part of a kernel's or rung's name; empty strings and 0 choose everything.
+    `only` is a part of a kernel's or rung's name; empty strings and 0 choose everything. `usual` leaves out what only
+    calls with options, or on rows that are read element by element, take.
     """
     from numba_flash.compiled import compile_all, variants
 
-    chosen = [v for v in variants() if v.matches(only, arch, dtype, dim)]
+    chosen = [v for v in variants() if v.matches(only, arch, dtype, dim, usual)]
     if not chosen:
         print(f"no kernel matches: only={only!r}, arch={arch!r}, dtype={dtype!r}, dim={dim}", file=sys.stderr)
         return 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from numba_flash.arrays import CUPY, give_back, stream_handle
+from numba_flash.arrays import SHORT, give_back, stream_handle
 from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
 from numba_flash.plan import answer
 from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
@@ -98,18 +98,19 @@ def flash_attention(
     >>> bool(np.allclose(o[:, 0], v[:, 0]))  # the first query sees the first key alone
     True
     """
-    operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
-    settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal)
-    default = q_offset is window is scale is softcap is score_mod is mask_mod is None  # all of them
-    if not default:
-        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
-    elif (
-        type(q) is type(k) is type(v) is CUPY.kind and stream is None and len(operands) == 3
-        and return_lse is False and type(causal) is bool and type(kernel) is str
+    plain = alibi_slopes is bias is mask is window is scale is softcap is score_mod is mask_mod is stream is None
+    if (
+        plain and type(q) is type(k) is type(v) in SHORT and (q_offset is None or type(q_offset) is int)
+        and type(return_lse) is type(causal) is bool and type(kernel) is str
     ):  # fmt: skip
-        return short_answer(plan_attention, settings, q, k, v)
-    results = answer(plan_attention, settings, operands, stream)
-    return tuple(give_back(results, q)) if return_lse else give_back(results, q)[0]
+        results: Sequence[Any] = short_answer(plan_attention, (kernel, "", return_lse, causal, q_offset), (q, k, v))
+        return tuple(results) if return_lse else results[0]
+    operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
+    settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal, q_offset)
+    if not plain:
+        settings += (window, scale, softcap, score_mod, mask_mod)
+    results = give_back(answer(plan_attention, settings, operands, stream), q)
+    return tuple(results) if return_lse else results[0]
 
 
 def flash_attention_backward(
@@ -178,12 +179,19 @@ def flash_attention_backward(
     True
     """
     operands: tuple[Any, ...] = (q, k, v, do, o, lse)
-    if not dlse is alibi_slopes is bias is mask is None:
-        operands += (dlse, alibi_slopes, bias, mask)
-    settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal)
-    default = q_offset is window is scale is softcap is score_mod is mask_mod is None  # all of them
-    if not default:
-        settings += (q_offset, window, scale, softcap, score_mod, mask_mod)
+    extra = () if dlse is alibi_slopes is bias is mask is None else (dlse, alibi_slopes, bias, mask)
+    plain = not extra and window is scale is softcap is score_mod is mask_mod is stream is None
+    if (
+        plain and type(q) is type(k) is type(v) is type(do) is type(o) is type(lse) in SHORT
+        and (q_offset is None or type(q_offset) is int)
+        and type(deterministic) is type(causal) is bool and type(kernel) is str
+    ):  # fmt: skip
+        dq, dk, dv = short_answer(plan_backward, (kernel, "", deterministic, causal, q_offset), operands)
+        return dq, dk, dv
+    operands += extra
+    settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal, q_offset)
+    if not plain:
+        settings += (window, scale, softcap, score_mod, mask_mod)
     dq, dk, dv = give_back(answer(plan_backward, settings, operands, stream), q)
     return dq, dk, dv
 

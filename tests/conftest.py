@@ -35,7 +35,7 @@ from numba_flash.testing.tiles import tiny_tiles  # noqa: E402
 AVAILABLE = [backends.CPU, *[backends.SIMULATOR] * SIMULATED, *[backends.GPU] * (GPUS > 0 and not SIMULATED)]
 
 PROFILES = {
-    "fast": {"max_examples": 12, "derandomize": True, "phases": [Phase.explicit, Phase.generate]},
+    "fast": {"max_examples": 10, "derandomize": True, "phases": [Phase.explicit, Phase.generate]},
     "thorough": {"max_examples": 100},
     "nightly": {"max_examples": 2000},
 }

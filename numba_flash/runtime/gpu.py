@@ -69,10 +69,12 @@ class Starts:
         stream = stream or DEFAULT_STREAM
         for name, function, grid, threads, shared_bytes, parameters in table.launches:
             (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
-            if error != SUCCESS and current_device() is None:  # a thread that has done nothing on a GPU yet
+            if error is SUCCESS:
+                continue
+            if current_device() is None:  # a thread that has done nothing on a GPU yet
                 Device(self.ordinal).set_current()
                 (error,) = launch_kernel(function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0)
-            if error != SUCCESS:
+            if error is not SUCCESS:
                 raise RuntimeError(f"{name}: the driver does not start {grid} blocks ({error.name})")
         self.tables.append(table)
 

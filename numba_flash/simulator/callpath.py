@@ -9,7 +9,7 @@ from dis import opmap
 from itertools import islice
 from types import CodeType, FrameType
 
-CallPath = tuple[int, ...]
+CallPath = int  # the number that a launch gives a place and those of its callers
 
 RETURN = bytes([opmap["RETURN_VALUE"]])
 PACKAGE = __name__.rpartition(".")[0]
@@ -19,26 +19,31 @@ class CallSites:
     """Numbers the places in the source that calls are made from, for one launch."""
 
     def __init__(self) -> None:
-        self._of_instruction: dict[tuple[int, int], int] = {}
-        self._of_position: dict[Hashable, int] = {}
+        self._of_instructions: dict[tuple[int, ...], CallPath] = {}
+        self._of_positions: dict[Hashable, CallPath] = {}
 
-    def path(self, frame: FrameType | None) -> CallPath:
+    def path(self, call: FrameType | None) -> CallPath:
         """The place of a call, and those of its callers up to the kernel.
 
         Two calls of a helper have different paths, and so have two calls on one line.
         """
-        path = []
+        instructions: list[int] = []
+        frame = call
         while frame is not None:
-            instruction = id(frame.f_code), frame.f_lasti
-            site = self._of_instruction.get(instruction)
-            if site is None:
-                site = self._of_instruction[instruction] = self._number(frame.f_code, frame.f_lasti)
-            path.append(site)
+            instructions += id(frame.f_code), frame.f_lasti
             frame = frame.f_back
-        return tuple(path)
+        key = tuple(instructions)
+        path = self._of_instructions.get(key)
+        if path is None:
+            path = self._of_instructions[key] = self._number(call)
+        return path
 
-    def _number(self, code: CodeType, offset: int) -> int:
-        return self._of_position.setdefault((id(code), _position(code, offset)), len(self._of_position))
+    def _number(self, frame: FrameType | None) -> CallPath:
+        positions: list[Hashable] = []
+        while frame is not None:
+            positions.append((id(frame.f_code), _position(frame.f_code, frame.f_lasti)))
+            frame = frame.f_back
+        return self._of_positions.setdefault(tuple(positions), len(self._of_positions))
 
 
 def _position(code: CodeType, offset: int) -> Hashable:

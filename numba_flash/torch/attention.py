@@ -80,7 +80,8 @@ def flash_attention(
     """
     check_tensors("flash_attention", q=q, k=k, v=v)
     extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
-    check_extra("flash_attention", **extra)
+    if not alibi_slopes is bias is mask is None:
+        check_extra("flash_attention", **extra)
     options = {
         "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap, "kernel": kernel,
     }  # fmt: skip

@@ -15,7 +15,8 @@ def cuda(monkeypatch):
     """torch, with host memory for the memory of a GPU."""
     played = SimpleNamespace(
         device=lambda kind, ordinal: torch.device("cpu"),
-        empty=torch.empty, float16=torch.float16, float32=torch.float32, uint8=torch.uint8,
+        empty=torch.empty, empty_like=torch.empty_like, contiguous_format=torch.contiguous_format,
+        float16=torch.float16, float32=torch.float32, uint8=torch.uint8,
         cuda=SimpleNamespace(current_device=lambda: 1),
         _C=SimpleNamespace(_cuda_getCurrentRawStream=lambda ordinal: 40 + ordinal),
     )  # fmt: skip

@@ -20,11 +20,11 @@ from numba_flash.simulator import SIMULATED
 
 RUNGS = [rung for rung in LADDER if rung.on_gpu]
 SAMPLE = {
-    "every-rung": ("--arch=sm_90", "--dtype=float32", "--dim=64"),
+    "every-rung": ("--arch=sm_90", "--dtype=float32", "--dim=64", "--usual"),
     "sm_75": ("--arch=sm_75", "--dtype=float16", "--dim=64", "--only=flash2_forward"),
     "sm_80": ("--arch=sm_80", "--dtype=bfloat16", "--only=matmul"),
-    "tensor-cores": ("--arch=sm_90", "--only=flash2_mma_forward", "--dtype=bfloat16", "--dim=128"),
-    "gradients": ("--arch=sm_80", "--only=flash2_mma_backward", "--dtype=bfloat16", "--dim=128"),
+    "tensor-cores": ("--arch=sm_90", "--only=flash2_mma_forward", "--dtype=bfloat16", "--dim=128", "--usual"),
+    "gradients": ("--arch=sm_80", "--only=flash2_mma_backward", "--dtype=bfloat16", "--dim=128", "--usual"),
 }
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="there is no CUDA toolkit for macOS")
@@ -97,6 +97,15 @@ def test_devices_with_less_shared_memory_add_their_smaller_tiles_only():
             assert small.kernel.config != kin.kernel.config
         else:
             assert small.kernel.shared_bytes < min(kin.kernel.shared_bytes, 99 * 1024)
+
+
+def test_the_usual_ones_are_of_calls_without_options():
+    for v in variants():
+        p = v.problem
+        options = getattr(p, "softcap", None), getattr(p, "scale", 1) == 0, getattr(p, "deterministic", False)
+        assert v.usual == (getattr(p, "vector", True) and not any(options))
+        assert v.matches("", "", "", 0, usual=True) == v.usual and v.matches("", "", "", 0, usual=False)
+    assert {v.source for v in variants() if v.usual} == {v.source for v in variants()}
 
 
 def test_a_kernel_is_listed_once():
