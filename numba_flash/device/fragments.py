@@ -248,24 +248,6 @@ def make_add_sums(count: int, threads: int, adds: Adds):
 
 
 @cache
-def make_write_sums(count: int, threads: int, adds: Adds):
-    """Make write_sums(X, first, acc): write what `make_add_sums` would add."""
-    place = make_place_of_sums(threads, adds)
-    VECTORS = adds == "vectors"
-
-    @device
-    def write_sums(X, first, acc):
-        for n in range(0, count, 2):
-            if VECTORS:  # by twos: by fours it takes two registers more than there are
-                store2(X, place(first + n), (acc[n], acc[n + 1]))
-            else:
-                X[place(first + n)] = acc[n]
-                X[place(first + n + 1)] = acc[n + 1]
-
-    return write_sums
-
-
-@cache
 def make_write2(dtype: str, vector: bool):
     """Make write2(view, at, count, x, y): write the first `count` of two float32 to neighbouring elements."""
     pair: Any = PAIR.get(dtype)

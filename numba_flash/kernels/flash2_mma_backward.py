@@ -1,8 +1,8 @@
 """FlashAttention-2 backward on tensor cores.        New here: S is computed transposed, so that P and dS are operands.
 
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 2: one kernel over key blocks, dQ a sum of atomic additions. The order
-           of those varies; for deterministic=True one launch takes a few key blocks of every head, each of which has
-           a sum of its own, the next launch the next ones: `passes.collect` adds the sums up, always the same bits
+           of those varies; for deterministic=True one launch takes a few key blocks of every head, each of which adds
+           to a sum of its own, the next launch the next ones: `passes.collect` adds the sums up, always the same bits
 Grid       (splits * B*Hk,), splits = Tc, or fewer: `count_splits`     Threads 32 a warp: warp (kg, qg) owns WM keys x
            WN queries of S, and the same keys x a share of the columns of dK and dV
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, any strides; rows (B, Hq, Mq, 2): LSE and delta, contiguous
@@ -13,7 +13,7 @@ On chip    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `s
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q over the query blocks met so far
 Units      LSE in base 2, s in products or nats; dK and dQ take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
-Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, each sum once cleared, or at first written: `traffic`
+Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, each sum of it once cleared and once collected: `traffic`
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from numba_flash.device.fragments import (
     make_round,
     make_store_words,
     make_write_fragments,
-    make_write_sums,
 )
 from numba_flash.device.gradients import make_gradient_base2, make_hide_gradient, make_read_rows
 from numba_flash.device.number import LOG2_E, number
@@ -48,12 +47,11 @@ from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks, q
 
 @cache
 def make_flash2_mma_backward(
-    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds, writes: bool
+    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds
 ):
     """Algorithm 2 as it stands. A block owns one key block of one KV head; those of a launch start at a given one.
 
-    The sums of dQ of two of a head's key blocks lie `apart` query blocks from one another; 0: they are one. A launch
-    that is the first to meet every query block `writes` sums, instead of adding to zeros.
+    The sums of dQ of two of a head's key blocks lie `apart` query blocks from one another; 0: they are one.
     """
     Br, Bc, D, DV, STAGES, THREADS = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages, tiles.threads
     KG, QG, WM, WN, CG = tiles.KG, tiles.QG, tiles.WM, tiles.WN, tiles.D // tiles.dq_columns
@@ -81,7 +79,7 @@ def make_flash2_mma_backward(
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
-    add_dq = make_write_sums(DQ, THREADS, adds) if writes else make_add_sums(DQ, THREADS, adds)
+    add_dq = make_add_sums(DQ, THREADS, adds)
     write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
 
     @device

@@ -20,7 +20,7 @@ from numba_flash.rungs.arguments import (
 from numba_flash.rungs.passes import collect as collect_pass
 from numba_flash.rungs.passes import rows as rows_pass
 from numba_flash.runtime import Kernel, Launch, Written
-from numba_flash.tiling import cdiv, count_query_blocks, key_blocks, round_up
+from numba_flash.tiling import cdiv, count_query_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH, REAL = 2, 4  # bytes of a number in a shared tile and in a sum
@@ -88,7 +88,7 @@ def kind_of_adds(device: Device) -> Adds:
 def count_splits(problem: AttentionProblem, t: GradientTiles) -> int:
     """How many key blocks of a head one launch takes where dQ must be the same bits every time.
 
-    Each has a sum of its own. To write and to collect one takes about a quarter as long as a key block does. The number
+    Each adds to a sum of its own. To clear and to collect one takes about half as long as a key block does. The number
     follows from the problem and its tiles alone, since another one would change bits.
     """
     heads, Tc = problem.B * problem.Hk, cdiv(problem.Nk, t.Bc)
@@ -96,25 +96,9 @@ def count_splits(problem: AttentionProblem, t: GradientTiles) -> int:
     most = min(Tc, cdiv(MOST_BLOCKS, max(heads, 1)), SCRATCH // max(sums, 1))
 
     def key_blocks_of_time(splits: int) -> float:
-        return cdiv(splits * heads, MULTIPROCESSORS) * cdiv(Tc, splits) + splits * heads / MULTIPROCESSORS / 4
+        return cdiv(splits * heads, MULTIPROCESSORS) * cdiv(Tc, splits) + splits * heads / MULTIPROCESSORS / 2
 
     return min(range(1, max(most, 1) + 1), key=key_blocks_of_time)
-
-
-def writes_first(problem: AttentionProblem, t: GradientTiles) -> bool:
-    """Does the first launch meet every query block that has sums of its own, so that it can write them?
-
-    It does unless a window hides the first key block from some query block.
-    """
-    p = problem
-    return p.deterministic and key_blocks(cdiv(p.Nq, t.Br) - 1, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)[0] == 0
-
-
-def count_sums(problem: AttentionProblem, t: GradientTiles, splits: int) -> int:
-    """How many sums all query blocks have, one for each of so many splits that meets it."""
-    p = problem
-    met = (key_blocks(i, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last) for i in range(cdiv(p.Nq, t.Br)))
-    return p.B * p.Hq * sum(min(splits, end - begin) for begin, end in met)
 
 
 def keys_together(problem: AttentionProblem, device: Device, t: GradientTiles) -> int:
@@ -132,34 +116,29 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     apart = prod(filled) // t.Br if problem.deterministic else 0
     loads = kind_of_parts(problem, problem.d, problem.dv)
     config = (t, problem.dtype, loads, problem.d % 2 == 0 == problem.dv % 2, problem.score, adds)
-    writes = writes_first(problem, t)
-
-    def kernel(writes: bool) -> Kernel:
-        return Kernel("flash2_mma_backward", (*config, writes), t.threads, shared_bytes(t, REAL), t.blocks)
-
+    kernel = Kernel("flash2_mma_backward", config, t.threads, shared_bytes(t, REAL), t.blocks)
     assert x.do is not None
     inputs = (x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
     outputs = (Written(dq_sums), Written(dk), Written(dv))
     arguments = (*inputs, rows, *outputs, *score_arguments(problem, x))
-    made = rows_pass.launches(problem, x, rows, dq_sums, 0 if writes else sums)
+    made = rows_pass.launches(problem, x, rows, dq_sums)
     step = sums if problem.deterministic else Tc
     for first in range(0, Tc, max(step, 1)):
         splits = min(step, Tc - first)
         order = (first, splits, apart, keys_together(problem, device, t))
-        made.append(Launch(kernel(writes and first == 0), splits * problem.B * problem.Hk, (*arguments, *order)))
+        made.append(Launch(kernel, splits * problem.B * problem.Hk, (*arguments, *order)))
     return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads of the launches move where N is a multiple of the tiles, without a gradient of LSE.
 
-    An addition to dQ reads it and writes it; where the first launch writes its sums, it does not read them.
+    An addition to dQ reads it and writes it.
     """
     t = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
-    splits, writes = count_splits(problem, t) if problem.deterministic else 1, writes_first(problem, t)
-    sums = count_sums(problem, t, splits)
-    before = rows_pass.traffic(problem, round_up(problem.Nq, t.Br), 0 if writes else splits * t.D)
-    return before + own_traffic(problem, t, sums if writes else 0) + collect_pass.traffic(problem, t, sums)
+    filled, sums = round_up(problem.Nq, t.Br), count_splits(problem, t) if problem.deterministic else 1
+    before = rows_pass.traffic(problem, filled, sums * t.D)
+    return before + own_traffic(problem, t) + collect_pass.traffic(problem, filled, t.D, sums)
 
 
 def read_columns(problem: AttentionProblem, t: GradientTiles) -> int:
@@ -168,8 +147,8 @@ def read_columns(problem: AttentionProblem, t: GradientTiles) -> int:
     return problem.d + problem.dv if copied else t.D + t.DV
 
 
-def own_traffic(p: AttentionProblem, t: GradientTiles, written: int) -> Traffic:
-    """What the blocks that own keys move: K and V once, Q, dO, rows and dQ in every step; `written` are not read."""
+def own_traffic(p: AttentionProblem, t: GradientTiles) -> Traffic:
+    """What the blocks that own keys move: K and V once, Q, dO, rows and dQ in every step."""
     blocks = p.B * p.Hk * cdiv(p.Nk, t.Bc)
     heads = blocks * (p.Hq // p.Hk)
     steps = p.B * p.Hq * count_query_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
@@ -180,14 +159,14 @@ def own_traffic(p: AttentionProblem, t: GradientTiles, written: int) -> Traffic:
     other = (t.QG - 1) * (own + t.warps * t.WM * t.WN * 2 * WIDTH)
     queries = t.warps * t.Bc * (t.dq_rows * t.dq_columns // t.dq_step + t.dq_columns) * WIDTH
     read = scores + own + other + queries + t.warps * t.WN * LANES // 4 * 2 * REAL
-    added = t.Br * t.D * REAL
+    added = steps * t.Br * t.D * REAL
     return Traffic(
         global_read=(blocks * t.Bc + steps * t.Br) * read_columns(p, t) * WIDTH
         + steps * rows
         + heads * t.threads * slopes
         + steps * t.Br * t.Bc * pairs
-        + (steps - written) * added,
-        global_written=p.B * p.Hk * p.Nk * (p.d + p.dv) * WIDTH + steps * added,
+        + added,
+        global_written=p.B * p.Hk * p.Nk * (p.d + p.dv) * WIDTH + added,
         shared_read=steps * read,
         shared_written=(blocks * t.Bc + steps * t.Br) * width * WIDTH + steps * (rows + 2 * t.Br * t.Bc * WIDTH),
     )

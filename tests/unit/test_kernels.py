@@ -331,7 +331,7 @@ class TestPasses:
     @pytest.mark.parametrize("dv", [1, 31, 32, 140])
     @pytest.mark.parametrize("has_dlse", [False, True], ids=["", "dlse"])
     def test_rows(self, dtype, dv, has_dlse):
-        """LSE in base 2 and delta of five rows, and of three that there are not; zeros for one of two sums of dQ."""
+        """LSE in base 2 and delta of five rows, and of three that there are not; zeros for both sums of dQ."""
         B, Hq, Nq, Mq = 2, 3, 5, 8
         stored, real = DTYPES[dtype], DTYPES[real_of(dtype)]
         if real_of(dtype) != "float32":
@@ -343,14 +343,13 @@ class TestPasses:
         problem = replace(attention_problem(dv, dv, dtype, B, Hq, Nq), vector=dv == 140)
         operands = Operands(read(o), read(o), read(o), do=read(do), o=read(o), lse=read(lse))
         operands = replace(operands, dlse=read(dlse)) if has_dlse else operands
-        (what,) = rows.launches(problem, operands, read(pairs), read(dq), 1)
+        (what,) = rows.launches(problem, operands, read(pairs), read(dq))
         launch(what)
         ref = (do.astype(np.float64) * o.astype(np.float64)).sum(axis=-1) - (dlse if has_dlse else 0)
         naive = (do.astype(real) * o.astype(real)).sum(axis=-1, dtype=real) - (dlse if has_dlse else real(0))
         assert_close(pairs[:, :, :Nq, 1], ref, [naive, naive + np.spacing(np.abs(naive))], "float32", "delta")
         np.testing.assert_allclose(pairs[:, :, :Nq, 0], np.where(np.isinf(lse), np.inf, lse / np.log(2)), rtol=1e-6)
-        assert np.isposinf(pairs[:, :, Nq:, 0]).all() and not pairs[:, :, Nq:, 1].any()
-        assert not dq[0].any() and np.isnan(dq[1]).all()
+        assert np.isposinf(pairs[:, :, Nq:, 0]).all() and not pairs[:, :, Nq:, 1].any() and not dq.any()
 
     @pytest.mark.parametrize("adds", ["vectors", "scalars"])
     @pytest.mark.parametrize("tiles", [GradientTiles(64, 16, 64, 64, 1, 4), GradientTiles(32, 16, 32, 32, 1, 2)])
@@ -369,26 +368,12 @@ class TestPasses:
         group = 4 if adds == "vectors" else 1
         x = x.reshape(*x.shape[:3], -1, group).swapaxes(2, 3).reshape(sums, B, Hq, Mq, tiles.D)
         out = self.empty((B, Hq, Nq, d), DTYPES[dtype])
-        problem = replace(attention_problem(d, d, dtype, B, Hq, Nq, Nk=2 * sums * tiles.Bc), scale=0.5)
+        problem = replace(attention_problem(d, d, dtype, B, Hq, Nq), scale=0.5)
         (what,) = collect.launches(problem, tiles, adds, read(np.ascontiguousarray(x)), read(out))
         launch(what)
         total = np.add.reduce(dq.reshape(sums, B, Hq, Mq, tiles.D))
         expected = (np.float32(0.5) * total).astype(DTYPES[dtype])[:, :, :Nq, :d]
         assert out.tobytes() == np.ascontiguousarray(expected).tobytes()
-
-    def test_collect_reads_no_sum_that_nothing_was_added_to(self, dtype):
-        """Two rows of tiles: a window shows the first key blocks 0 to 2, the second 2 to 4; of 4 sums, 3 each."""
-        if dtype not in ("float16", "bfloat16"):
-            pytest.skip("tensor cores take 16 bits")
-        tiles, sums = GradientTiles(32, 16, 32, 32, 1, 2), np.full((4, 1, 1, 64, 32), np.nan, np.float32)
-        for tile, blocks in enumerate(((0, 1, 2), (2, 3, 4))):
-            for j in blocks:
-                sums[j % 4, :, :, 32 * tile : 32 * tile + 32] = 1 + j
-        out = self.empty((1, 1, 64, 32), DTYPES[dtype])
-        problem = replace(attention_problem(32, 32, dtype, Nq=64, Nk=80), first=0, last=16)
-        (what,) = collect.launches(problem, tiles, "vectors", read(sums), read(out))
-        launch(what)
-        assert (out[0, 0, :32] == 1 + 2 + 3).all() and (out[0, 0, 32:] == 3 + 4 + 5).all()
 
 
 class TestDeterministic:

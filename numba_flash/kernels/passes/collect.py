@@ -4,11 +4,10 @@ Paper      none
 Grid       (Tr * B*Hq,)     Threads those of flash2_mma_backward: thread t takes up what threads t of its blocks added
 Shapes     X (splits, B, Hq, Tr, Br * D) float32 -> dQ (B, Hq, Nq, d), contiguous
 On chip    a thread's fragments of dQ in registers
-Invariant  dQ = scale * sum X over the splits that met the query block, from that of its first key block on, in dQ's
-           dtype, to nearest, ties to even
+Invariant  dQ = scale * sum X, from the first split to the last, in dQ's dtype, to nearest, ties to even
 Units      those of dS K; the scale is applied here
-Edges      rows beyond Nq and columns beyond d are left out; X holds nothing where a split has met no query block
-Traffic    reads X once, where it was written, and writes dQ once
+Edges      rows beyond Nq and columns beyond d are left out
+Traffic    reads X once, writes dQ once
 """
 
 from __future__ import annotations
@@ -22,28 +21,27 @@ from numba_flash.device.fragments import make_place_of_sums, make_write_fragment
 from numba_flash.device.number import number
 from numba_flash.device.tiles import fill
 from numba_flash.ptx import global_view
-from numba_flash.tiling import cdiv, key_blocks
+from numba_flash.tiling import cdiv
 
 
 @cache
 def make_collect(tiles: GradientTiles, dtype: str, pairs: bool, adds: Adds):
     """The kernel for the tile sizes and the kind of additions that made the sums; `pairs`: d is even."""
-    Br, Bc, D, ROWS, COLUMNS, STEP = tiles.Br, tiles.Bc, tiles.D, tiles.dq_rows, tiles.dq_columns, tiles.dq_step
+    Br, D, ROWS, COLUMNS, STEP = tiles.Br, tiles.D, tiles.dq_rows, tiles.dq_columns, tiles.dq_step
     CG, COUNT, ZERO = D // COLUMNS, ROWS * STEP // LANES, number(dtype).zero
     place, write_dq = make_place_of_sums(tiles.threads, adds), make_write_fragments(dtype, ROWS, STEP, pairs)
 
-    def collect(X, dQ, Nq, Nk, d, first, last, splits, apart, scale):
+    def collect(X, dQ, Nq, d, splits, apart, scale):
         Tr, warp = cdiv(Nq, Br), cuda.threadIdx.x >> 5
         i, bh = cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr
         x = global_view(X, cuda.blockIdx.x * (Br * D), float32)
         dq = cuda.local.array(COUNT, float32)
         row, col = i * Br + warp // CG * ROWS, warp % CG * COLUMNS
-        begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
         for step in range(COLUMNS // STEP):
             fill(dq, COUNT, ZERO)
-            for j in range(begin, min(end, begin + splits)):
+            for split in range(splits):
                 for n in range(COUNT):
-                    dq[n] += x[j % splits * apart + place(step * COUNT + n)]
+                    dq[n] += x[split * apart + place(step * COUNT + n)]
             for n in range(COUNT):
                 dq[n] *= scale
             write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, row, col + step * STEP, Nq, d)

@@ -17,15 +17,14 @@ def launches(problem: AttentionProblem, t: GradientTiles, adds: Adds, dq_sums: A
     """The launch that writes dq, from dq_sums (splits, B, Hq, Mq, D): whole tiles of rows."""
     kernel = Kernel("passes.collect", (t, problem.dtype, problem.d % 2 == 0, adds), t.threads)
     splits, *rows, _ = dq_sums.shape
-    visible = problem.first, problem.last
-    sizes = (problem.Nq, problem.Nk, problem.d, *visible, splits, math.prod(dq_sums.shape[1:]))
+    sizes = (problem.Nq, problem.d, splits, math.prod(dq_sums.shape[1:]))
     return [Launch(kernel, math.prod(rows) // t.Br, (dq_sums, Written(dq), *sizes, np.float32(problem.scale)))]
 
 
-def traffic(problem: AttentionProblem, t: GradientTiles, sums: int) -> Traffic:
-    """What all threads move for so many sums of a query block."""
+def traffic(problem: AttentionProblem, Mq: int, D: int, splits: int) -> Traffic:
+    """What all threads move for so many sums of Mq rows of a head and D columns."""
     heads = problem.B * problem.Hq
     return Traffic(
-        global_read=sums * t.Br * t.D * ITEMSIZE[problem.real],
+        global_read=splits * heads * Mq * D * ITEMSIZE[problem.real],
         global_written=heads * problem.Nq * problem.d * ITEMSIZE[problem.dtype],
     )

@@ -13,15 +13,15 @@ from numba_flash.traffic import Traffic
 ROWS = 4  # of a block
 
 
-def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sums: Array, cleared: int) -> list[Launch]:
-    """The launch that writes pairs (B, Hq, Mq, 2) and clears so many of dq_sums (splits, B, Hq, Mq, D); contiguous."""
+def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sums: Array) -> list[Launch]:
+    """The launch that writes pairs (B, Hq, Mq, 2) and sets dq_sums (splits, B, Hq, Mq, D) to zeros; all contiguous."""
     assert x.do is not None and x.o is not None and x.lse is not None
     _, Hq, Mq, _ = pairs.shape
     count, vectors = problem.B * Hq * Mq, problem.vector and problem.dv % 4 == 0
     config = (problem.dtype, vectors, x.dlse is not None, dq_sums.shape[-1], ROWS)
     inputs = [item for array in (x.do, x.o, x.lse, x.dlse) for item in (array, strides_of(array))]
     outputs = (Written(pairs), Written(dq_sums))
-    sizes = (Hq, problem.Nq, Mq, problem.dv, count, cleared)
+    sizes = (Hq, problem.Nq, Mq, problem.dv, count, dq_sums.shape[0])
     return [Launch(Kernel("passes.rows", config, LANES * ROWS), cdiv(count, ROWS), (*inputs, *outputs, *sizes))]
 
 
