@@ -110,10 +110,11 @@ LAUNCHES = [
     Case(B=1, Hq=4, Hk=2, Nq=9, Nk=73, d=8, dv=8, dtype="bfloat16", causal=True, dlse=True),
     Case(B=2, Hq=2, Hk=2, Nq=9, Nk=40, d=8, dv=8, dtype="float16", window=(9, 5)),
     Case(B=1, Hq=2, Hk=2, Nq=40, Nk=40, d=8, dv=8, dtype="float16", causal=True, q_offset=-33),
+    Case(B=1, Hq=1, Hk=1, Nq=40, Nk=89, d=8, dv=8, dtype="float16", q_offset=9, window=(0, 10)),
 ]
 
 
-@pytest.mark.parametrize(("case", "splits"), list(zip(LAUNCHES, (3, 2, 1, 2), strict=True)), ids=str)
+@pytest.mark.parametrize(("case", "splits"), list(zip(LAUNCHES, (3, 2, 1, 2, 3), strict=True)), ids=str)
 def test_deterministic_gradients_take_several_launches(kernels, case, splits):
     """The last of which may take fewer key blocks; rows that see nothing get no addition at all."""
     tiles = GradientTiles(32, 16, 32, 32, 1, 2)
