@@ -53,11 +53,13 @@ def run_bench(options: Namespace, console: Console | None = None) -> int:
     if why := why_not(options):
         console.print(f"numba_flash bench: {why}", markup=False, highlight=False, soft_wrap=True)
         return UNUSABLE
-    results = []
+    results, folder = [], folder_of(options)
     for part in parts_of(options):
         if part != REPORT and (result := measured(part, options, console)).rows:
             console.print(table_of(result))
             results.append(result)
+            if folder:  # at once: a later part may be stopped
+                write_csv(folder, result)
     write(results, options, console)
     failed = list(dict.fromkeys(name for result in results for name in result.failed))
     if failed:
@@ -205,11 +207,11 @@ def free_memory() -> None:
 
 
 def write(results: Sequence[Result], options: Namespace, console: Console) -> None:
-    """CSV, SVG, JSON, and the README's section if all is well, as far as asked for; says what was written."""
+    """SVG, JSON, and the README's section if all is well, as far as asked for; says what was written, CSV included."""
     folder, written, remark = folder_of(options), [], ""
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        written += [write_csv(folder, result) for result in results]
+        written += [result.path(folder) for result in results]
         kept = [r for r in read_folder(folder) if not results or same_gpu(r, results[0])]
         drawn = not results or options.readme or {LADDER, LENGTHS} & {result.part for result in results}
         pictures = write_plots(folder, kept) if drawn else []

@@ -46,11 +46,12 @@ class Result:
 
 
 def write_csv(folder: Path, result: Result) -> Path:
-    """One line a row; beside its own figures each one has those of the machine and the run."""
+    """One line a row; beside its own figures each one has those of the machine and the run. Makes the folder."""
     peers = list(dict.fromkeys(peer for row in result.rows for peer in getattr(row, "faster_than", {})))
     names = [f.name for f in fields(ROWS[result.part]) if f.name != "faster_than"]
     about = {**result.machine, "selection": result.selection, "part_seconds": f"{result.seconds:.0f}"}
     path = result.path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*names, *[TIMES + peer for peer in peers], *about], restval="")
         writer.writeheader()

@@ -10,7 +10,7 @@ from numba_flash.__main__ import main, make_parser
 from numba_flash.bench import command, peers, plots
 from numba_flash.bench.contests import counts
 from numba_flash.bench.measure import Row
-from numba_flash.bench.results import PARTS
+from numba_flash.bench.results import PARTS, read_folder
 from numba_flash.bench.style import Picture
 from numba_flash.ladder import LADDER
 
@@ -100,6 +100,19 @@ class TestCommand:
         for one, other in zip(*found, strict=True):
             if one.suffix != ".csv":
                 assert one.read_bytes() == other.read_bytes(), one.name
+
+    def test_a_part_that_is_stopped_leaves_those_before(self, tmp_path, monkeypatch):
+        def stop(todo, repetitions, say):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command, "cold_rows", stop)
+        folder = tmp_path / "new"
+        with pytest.raises(KeyboardInterrupt):
+            main(["bench", str(folder)])
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "nvidia_fake_1_host.csv", "nvidia_fake_1_ladder.csv", "nvidia_fake_1_lengths.csv",
+        ]  # fmt: skip
+        assert all(result.rows for result in read_folder(folder))
 
     def test_a_wrong_kernel_is_an_exit_status(self, tmp_path, capsys):
         self.wrong = ("flash2_forward",)
