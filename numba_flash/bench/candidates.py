@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from numba_flash.config import MatmulTiles, MmaTiles, Tiles
+from numba_flash.config import GradientTiles, MatmulTiles, MmaTiles, Tiles
 from numba_flash.rungs.arguments import padded_width
-from numba_flash.testing.tiles import broken, forward_rules, fragment_rules, key_rules, matmul_rules, mma_rules
+from numba_flash.testing.tiles import (
+    broken,
+    forward_rules,
+    fragment_rules,
+    gradient_rules,
+    key_rules,
+    matmul_rules,
+    mma_rules,
+)
 
 THREADS = (64, 512)  # of a block: fewer cannot hide what they wait for, more leave each too few registers
 SUMS = 160  # that a thread can keep of its 255 registers, where it also needs operands and addresses
@@ -62,6 +70,16 @@ def fragments(problem: Any) -> Iterator[Tiles]:
             yield t
 
 
+def key_fragments(problem: Any) -> Iterator[GradientTiles]:
+    """For flash2_mma_backward: S, dP, dK and dV are kept in registers."""
+    D, DV = padded_width(problem.d), padded_width(problem.dv)
+    sizes, groups = ((32, 64, 128), (32, 64, 128)), ((1, 2, 4, 8), (1, 2, 4))
+    for Br, Bc, KG, QG, stages, blocks in product(*sizes, *groups, (1, 2), (1, 2)):
+        t = GradientTiles(Br, Bc, D, DV, KG, QG, stages, blocks, full=True)
+        if usable(t, (2 * t.WM * t.WN + t.WM * (D + DV) / QG) / 32, gradient_rules(t), MORE_SUMS):
+            yield t
+
+
 def registers(problem: Any) -> Iterator[MatmulTiles]:
     """For matmul_registers: a piece of C."""
     for BM, BN, BK, TM, TN in product((64, 128, 256), (64, 128, 256), (8, 16, 32), (8, 16), (4, 8, 16)):
@@ -85,4 +103,5 @@ SPACES = {
     "flash2_forward": Space("CONFIGS", forward),
     "flash2_backward": Space("KEY_CONFIGS", keys),
     "flash2_mma_forward": Space("CONFIGS", fragments),
+    "flash2_mma_backward": Space("CONFIGS", key_fragments),
 }
