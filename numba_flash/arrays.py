@@ -112,9 +112,9 @@ class CupyLibrary(NumpyLibrary):
         return sys.modules.get("cupy") or import_module("cupy")
 
     def is_owner(self, x: Any) -> bool:
-        if "cupy" not in sys.modules or not isinstance(x, kind := sys.modules["cupy"].ndarray):
+        if "cupy" not in sys.modules or not isinstance(x, sys.modules["cupy"].ndarray):
             return False
-        self.kind, SHORT[kind] = kind, self
+        self.kind = sys.modules["cupy"].ndarray
         return True
 
     def prepare(self, x: Any) -> Any:
@@ -170,9 +170,9 @@ class TorchLibrary:
         return sys.modules.get("torch") or import_module("torch")
 
     def is_owner(self, x: Any) -> bool:
-        if "torch" not in sys.modules or not isinstance(x, kind := sys.modules["torch"].Tensor):
+        if "torch" not in sys.modules or not isinstance(x, sys.modules["torch"].Tensor):
             return False
-        self.kind, SHORT[kind] = kind, self
+        self.kind = sys.modules["torch"].Tensor
         return True
 
     def prepare(self, x: Any) -> Any:
@@ -232,7 +232,6 @@ class TorchLibrary:
         return self.torch.cuda.stream(new)
 
 
-SHORT: dict[type, Any] = {}  # the library of each type of arrays that there is a shorter way for, once one was met
 NUMPY, CUPY, TORCH = NumpyLibrary(), CupyLibrary(), TorchLibrary()
 Library = NumpyLibrary | TorchLibrary
 

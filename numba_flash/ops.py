@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from numba_flash.arrays import SHORT, give_back, stream_handle
+from numba_flash.arrays import give_back, stream_handle
 from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
 from numba_flash.plan import answer
 from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
@@ -99,17 +99,14 @@ def flash_attention(
     True
     """
     plain = alibi_slopes is bias is mask is window is scale is softcap is score_mod is mask_mod is stream is None
-    if (
-        plain and type(q) is type(k) is type(v) in SHORT and (q_offset is None or type(q_offset) is int)
-        and type(return_lse) is type(causal) is bool and type(kernel) is str
-    ):  # fmt: skip
-        results: Sequence[Any] = short_answer(plan_attention, (kernel, "", return_lse, causal, q_offset), (q, k, v))
-        return tuple(results) if return_lse else results[0]
-    operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
-    settings: tuple[Any, ...] = (kernel, complaint(stream), return_lse, causal, q_offset)
-    if not plain:
+    settings: tuple[Any, ...] = (kernel, "" if plain else complaint(stream), return_lse, causal, q_offset)
+    results: Sequence[Any]
+    if plain:
+        results = short_answer(plan_attention, settings, (q, k, v))
+    else:
+        operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
         settings += (window, scale, softcap, score_mod, mask_mod)
-    results = give_back(answer(plan_attention, settings, operands, stream), q)
+        results = give_back(answer(plan_attention, settings, operands, stream), q)
     return tuple(results) if return_lse else results[0]
 
 
@@ -181,18 +178,12 @@ def flash_attention_backward(
     operands: tuple[Any, ...] = (q, k, v, do, o, lse)
     extra = () if dlse is alibi_slopes is bias is mask is None else (dlse, alibi_slopes, bias, mask)
     plain = not extra and window is scale is softcap is score_mod is mask_mod is stream is None
-    if (
-        plain and type(q) is type(k) is type(v) is type(do) is type(o) is type(lse) in SHORT
-        and (q_offset is None or type(q_offset) is int)
-        and type(deterministic) is type(causal) is bool and type(kernel) is str
-    ):  # fmt: skip
-        dq, dk, dv = short_answer(plan_backward, (kernel, "", deterministic, causal, q_offset), operands)
-        return dq, dk, dv
-    operands += extra
-    settings: tuple[Any, ...] = (kernel, complaint(stream), deterministic, causal, q_offset)
-    if not plain:
+    settings: tuple[Any, ...] = (kernel, "" if plain else complaint(stream), deterministic, causal, q_offset)
+    if plain:
+        dq, dk, dv = short_answer(plan_backward, settings, operands)
+    else:
         settings += (window, scale, softcap, score_mod, mask_mod)
-    dq, dk, dv = give_back(answer(plan_backward, settings, operands, stream), q)
+        dq, dk, dv = give_back(answer(plan_backward, settings, operands + extra, stream), q)
     return dq, dk, dv
 
 

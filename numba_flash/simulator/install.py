@@ -39,14 +39,14 @@ NUMBERS = {kind.name: getattr(np, kind.name) for kind in types.number_domain if 
 def install() -> None:
     """Put this package's scheduler under numba's CUDA simulator. For the whole process, and once."""
     FakeCUDAKernel.__call__ = call
-    types.Integer.__call__ = types.Float.__call__ = number
+    types.Integer.__call__ = types.Float.__call__ = cast
     cuda.jit = accept_compiler_options(cuda.jit)
     for name, value in _attributes().items():
         setattr(cuda, name, value)
 
 
-def number(kind: types.Number, *values: Any) -> Any:
-    """`int32(x)`. As numba does it, by an import and the name of NumPy's type each time, it was a tenth of all time."""
+def cast(kind: types.Number, *values: Any) -> Any:
+    """`int32(x)`, without the import and the look for NumPy's type by its name that numba's own takes each time."""
     if len(values) == 1 and not isinstance(values[0], types.Type):
         return NUMBERS[kind.name](values[0])
     return types.Type.__call__(kind, *values)  # a signature
