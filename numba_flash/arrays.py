@@ -276,6 +276,11 @@ class Array:
         strides = [0] * missing + [s if n == want else 0 for n, want, s in kept]
         return self.strided(shape, strides)
 
+    def transposed(self) -> Array:
+        """The same memory with its last two axes exchanged."""
+        (*lead, m, n), (*steps, down, right) = self.shape, self.strides
+        return self.strided((*lead, n, m), (*steps, right, down))
+
     def fill(self, value: float) -> None:
         """Set every element."""
         self.data[...] = value

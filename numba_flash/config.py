@@ -9,6 +9,11 @@ from typing import Literal
 from numba_flash.simulator import SIMULATED
 
 LANES = 32  # of a warp
+WARPGROUP, WARPGROUP_ROWS = 128, 64  # threads, and rows of a product that they compute together (sm_90a)
+ROW_BYTES, PANEL = 128, 64  # of a row of a box in shared memory, and how many 16-bit numbers it has
+
+# How a block of a warpgroup that copies and so many that compute shares 64K registers: of a thread of either.
+SHARED_REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}
 APART = 2  # how far apart the lanes of a warp that share a row of a `Piece` are: `device.products.make_place`
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
@@ -26,13 +31,17 @@ Adds = Literal["scalars", "vectors"]
 
 @dataclass(frozen=True)
 class Device:
-    """What a kernel must know of the machine it runs on; `l2_bytes`, of its cache, are an A100's by default."""
+    """What a kernel must know of the machine it runs on; `l2_bytes`, of its cache, are an A100's by default.
+
+    `multiprocessors` are an H100's by default.
+    """
 
     name: str
     compute_capability: tuple[int, int]
     shared_bytes: int  # the most shared memory that one block may have
     simulated: bool = False
     l2_bytes: int = 40 * 2**20
+    multiprocessors: int = 132
 
     @property
     def arch(self) -> str:
@@ -83,6 +92,7 @@ def cuda_device(ordinal: int) -> Device:
         compute_capability=tuple(device.compute_capability),
         shared_bytes=device.properties.max_shared_memory_per_block_optin,
         l2_bytes=device.properties.l2_cache_size,
+        multiprocessors=device.properties.multiprocessor_count,
     )
 
 
@@ -161,6 +171,66 @@ class MmaTiles:
     def threads(self) -> int:
         """Threads of a block."""
         return LANES * (self.BM // self.WM) * (self.BN // self.WN)
+
+
+@dataclass(frozen=True)
+class WgmmaTiles:
+    """A block's BM x BN tile of C, BK deep at a time, for warpgroups: each computes 64 rows of it, and one more copies.
+
+    So many pairs of tiles of A and B as there are `stages` lie in shared memory. Blocks go through `group` rows of
+    tiles of C together.
+    """
+
+    BM: int
+    BN: int
+    stages: int
+    BK: int = 64
+    group: int = 8
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that compute."""
+        return self.BM // WARPGROUP_ROWS
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return WARPGROUP * (1 + self.consumers)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that copies, and of one that computes."""
+        return SHARED_REGISTERS[self.consumers]
+
+
+@dataclass(frozen=True)
+class WarpgroupTiles:
+    """The tile sizes of attention by warpgroups: one copies, and each of the others owns 64 of a block's Br query rows.
+
+    So many pairs of Kj and Vj as there are `stages` lie in shared memory, Bc keys each. Head dimensions are padded to D
+    and DV.
+    """
+
+    Br: int
+    Bc: int
+    D: int
+    DV: int
+    stages: int = 2
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that compute."""
+        return self.Br // WARPGROUP_ROWS
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return WARPGROUP * (1 + self.consumers)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that copies, and of one that computes."""
+        return SHARED_REGISTERS[self.consumers]
 
 
 @dataclass(frozen=True)

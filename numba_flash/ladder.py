@@ -88,6 +88,7 @@ class Rung:
 
 SIMT = ("sm_75", "sm_80", "sm_90")
 MMA = ("sm_80", "sm_90")
+HOPPER = ("sm_90a",)
 HALVES = ("float16", "bfloat16")
 
 LADDER = (
@@ -109,6 +110,8 @@ LADDER = (
          "register tiles: a thread owns 16 x 8 elements", "Volkov & Demmel 2008", SIMT, matmul_flops),
     Rung("matmul_mma", "numba_flash.rungs.matmul_mma", MATMUL, "matmul_mma",
          "tensor cores; tiles arrive while others are multiplied", "PTX ISA, mma.sync", MMA, matmul_flops, HALVES),
+    Rung("matmul_wgmma", "numba_flash.rungs.matmul_wgmma", MATMUL, "matmul_wgmma",
+         "one warp copies boxes, warpgroups only multiply", "PTX ISA, wgmma; CUTLASS", HOPPER, matmul_flops, HALVES),
     Rung("flash1_forward", "numba_flash.rungs.flash1_forward", FORWARD, "flash1",
          "tiles of Q, K, V in shared memory", "Dao 2022, arXiv:2205.14135", SIMT, forward_flops),
     Rung("flash1_backward", "numba_flash.rungs.flash1_backward", BACKWARD, "flash1",
@@ -121,6 +124,9 @@ LADDER = (
          "tensor cores; P stays in registers, as an operand", "Dao 2023, arXiv:2307.08691", MMA, forward_flops, HALVES),
     Rung("flash2_mma_backward", "numba_flash.rungs.flash2_mma_backward", BACKWARD, "flash2_mma",
          "tensor cores; S^T, so that P and dS are operands", "Dao 2023, arXiv:2307.08691", MMA, backward_flops, HALVES),
+    Rung("flash3_forward", "numba_flash.rungs.flash3_forward", FORWARD, "flash3",
+         "one warpgroup multiplies, the other takes exponentials", "Shah 2024, arXiv:2407.08608", HOPPER,
+         forward_flops, HALVES),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",

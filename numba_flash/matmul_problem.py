@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_flash.arrays import Array, fold_leading
-from numba_flash.problem import FLOATS, Reasons, check_devices, on_16_bytes, real_of
+from numba_flash.problem import FLOATS, Reasons, check_devices, fits_boxes, on_16_bytes, real_of
 
 
 @dataclass(frozen=True)
 class MatmulProblem:
-    """C (B, M, N) = A (B, M, K) @ B (B, K, N): sizes, dtypes, and whether all rows can be read 16 bytes at a time."""
+    """C (B, M, N) = A (B, M, K) @ B (B, K, N): sizes and dtypes.
+
+    `vector`: all rows can be read 16 bytes at a time. `contiguous`: which axes of A and B lie together in memory, so
+    that boxes of them can be copied; None where neither of its last two does.
+    """
 
     B: int
     M: int
@@ -21,6 +25,7 @@ class MatmulProblem:
     out_dtype: str
     vector: bool = True
     device: int | None = None
+    contiguous: tuple[str | None, str | None] = ("K", "N")
 
     @property
     def real(self) -> str:
@@ -69,9 +74,16 @@ def matmul_request(reasons: Reasons, a: Any, b: Any, out_dtype: Any) -> MatmulRe
     for x, y in fold_leading([A, B], keep=2):
         assert x is not None and y is not None
         vector = all(on_16_bytes(z) for z in (x, y)) and N % 4 == 0
-        problems.append((MatmulProblem(x.shape[0], M, N, K, A.dtype, name or A.dtype, vector, A.device), x, y))
+        axes = contiguous_axis(x, "MK"), contiguous_axis(y, "KN")
+        problem = MatmulProblem(x.shape[0], M, N, K, A.dtype, name or A.dtype, vector, A.device, axes)
+        problems.append((problem, x, y))
     shape = (*lead, *([] if squeeze_rows else [M]), *([] if squeeze_columns else [N]))
     return MatmulRequest(problems, A, (*lead, M, N), shape, name or A.dtype)
+
+
+def contiguous_axis(x: Array, names: str) -> str | None:
+    """The name of the one of the last two axes along which boxes can be copied, the last one if both."""
+    return names[1] if fits_boxes(x) else names[0] if fits_boxes(x.transposed()) else None
 
 
 def dtype_name(reasons: Reasons, dtype: Any) -> str | None:

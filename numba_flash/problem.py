@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_flash.arrays import Array, Unreadable, fold_leading, no_array
+from numba_flash.arrays import ALIGNED, Array, Unreadable, fold_leading, no_array
 from numba_flash.tiling import band, seen_keys
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -384,6 +384,16 @@ def on_16_bytes(x: Array) -> bool:
     rows = all(n == 1 or s * x.itemsize % 16 == 0 for n, s in zip(x.shape[:-1], x.strides[:-1], strict=True))
     columns = x.shape[-1] % 4 == 0 and x.strides[-1] == 1
     return rows and columns and (x.address % 16 == 0 or 0 in x.shape)
+
+
+def fits_boxes(x: Array) -> bool:
+    """Can boxes of an array be copied? Its last axis is contiguous, and rows start a multiple of 16 bytes apart.
+
+    Axes that are repeated or go backwards cannot.
+    """
+    steps = [s * x.itemsize for n, s in zip(x.shape[:-1], x.strides[:-1], strict=True) if n > 1]
+    contiguous = x.shape[-1] == 1 or x.strides[-1] == 1
+    return contiguous and x.address % ALIGNED == 0 and all(s > 0 and s % ALIGNED == 0 for s in steps)
 
 
 @dataclass(frozen=True)

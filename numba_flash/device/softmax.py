@@ -77,6 +77,42 @@ def make_row_sum(CG: int, apart: int = 1):
 
 
 @cache
+def make_rescale(piece: Piece | Fragments):
+    """Make rescale(acc, alpha): every row of an accumulator times its factor."""
+    TM, TN, at = piece.TM, piece.TN, make_element(piece)
+
+    @device
+    def rescale(acc, alpha):
+        for r in range(TM):
+            for c in range(TN):
+                acc[at(r, c)] *= alpha[r]
+
+    return rescale
+
+
+@cache
+def make_finish(piece: Fragments, dtype: str):
+    """Make finish(acc, m, l, LSEh, rg, cg, row0, Nq): O = diag(l)^-1 O, and L = m + log(l) is written.
+
+    As `make_online_softmax` leaves them; a row that saw no key gives 0 and -inf.
+    """
+    TM, N = piece.TM, number(dtype)
+    ZERO, ONE, NEG_INF, NATS, REAL = N.zero, N.one, N.neg_inf, N.one / N.nat, N.real
+    rescale, row_sum = make_rescale(piece), make_row_sum(piece.CG, piece.apart)
+
+    @device
+    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):
+        for r in range(TM):
+            row, total = row0 + rg + 8 * r, row_sum(l[r])
+            l[r] = ZERO if total == ZERO else ONE / total
+            if cg == 0 and row < Nq:
+                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
+        rescale(acc, l)
+
+    return finish
+
+
+@cache
 def make_join(dtype: str):
     """Make join(lse1, lse2): LSE of two disjoint sets of keys together, and the share of either's O in theirs.
 

@@ -85,6 +85,25 @@ def emit_asm(
     return builder.call(asm, [value for _, value in operands], attrs=("convergent",) if convergent else ())
 
 
+def emit_tied(
+    context: Any, builder: Any, text: str, dtype: Any, registers: Sequence[Any], operands: Sequence[tuple[Any, Any]]
+) -> list[Any]:
+    """Emit inline PTX that changes registers of one type in place; returns their new values.
+
+    They are `$0`, `$1`..., and count twice, as written and as read: the operands come behind.
+    """
+    from llvmlite import ir
+
+    count, kind = len(registers), context.get_value_type(dtype)
+    letter = CONSTRAINT[dtype]
+    constraints = [f"={letter}"] * count + [str(n) for n in range(count)] + [CONSTRAINT[t] for t, _ in operands]
+    reads = [kind] * count + [context.get_value_type(t) for t, _ in operands]
+    signature = ir.FunctionType(ir.LiteralStructType([kind] * count), reads)
+    asm = ir.InlineAsm(signature, text, ",".join(constraints), side_effect=True)
+    new = builder.call(asm, [*registers, *(value for _, value in operands)], attrs=("convergent",))
+    return [builder.extract_value(new, n) for n in range(count)]
+
+
 def emitted(typing: Callable[..., Any]) -> Callable[[Function], Function]:
     """Emit LLVM code: `typing(*argument types)` gives (signature, code generator) or None; the function is the twin.
 

@@ -101,6 +101,11 @@ def mma_reasons(device: Device) -> list[str]:
     return [f"this GPU is {device.arch} (needs sm_80 or later)"] if device.compute_capability < (8, 0) else []
 
 
+def wgmma_reasons(device: Device) -> list[str]:
+    """Why a device cannot run kernels for warpgroups; empty if it can."""
+    return [] if device.compute_capability == (9, 0) else [f"this GPU is {device.arch} (needs sm_90a)"]
+
+
 def kind_of_loads(problem: AttentionProblem | MatmulProblem, device: Device) -> Loads:
     """How tiles come from global memory: see `Loads`."""
     if not problem.vector:

@@ -5,5 +5,6 @@ kernel's machine code comes from memory, else from the disk (`cache`), else from
 """
 
 from numba_flash.runtime.launch import Kernel, Launch, Written, launch, signature
+from numba_flash.runtime.tensor_map import NO_MAP, TensorMap, map_scratch, tensor_map
 
-__all__ = ["Kernel", "Launch", "Written", "launch", "signature"]
+__all__ = ["NO_MAP", "Kernel", "Launch", "TensorMap", "Written", "launch", "map_scratch", "signature", "tensor_map"]

@@ -18,6 +18,7 @@ from numba_flash.arrays import Array
 from numba_flash.config import cuda_device
 from numba_flash.runtime.launch import Kernel, Launch, Written, signature
 from numba_flash.runtime.machine_code import machine_code
+from numba_flash.runtime.tensor_map import TensorMap, words
 
 UNASKED_SHARED_BYTES = 48 * 1024  # a kernel that wants more dynamic shared memory must say so first
 SUCCESS = driver.CUresult.CUDA_SUCCESS
@@ -127,9 +128,16 @@ def start(what: Launch, stream: int, ordinal: int) -> None:
 
 def placed(what: Launch, ordinal: int, place: Callable[[Array], Place]) -> Start:
     """A launch with its kernel loaded, and its arrays as places."""
-    parameters = (x for a in what.args for x in (a if isinstance(a, tuple) else (a,)))
+    parameters = (x for a in what.args for x in several(a))
     kernel = load(what.kernel, signature(what.args), ordinal)
     return Start(kernel, what, tuple(parameter(x, place) for x in parameters))
+
+
+def several(arg: Any) -> tuple[Any, ...]:
+    """An argument as the parameters that it stands for."""
+    if isinstance(arg, TensorMap):
+        return words(arg)
+    return arg if isinstance(arg, tuple) else (arg,)
 
 
 def parameter(x: Any, place: Callable[[Array], Place]) -> Any:

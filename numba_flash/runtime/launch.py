@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from numba_flash import simulator
-from numba_flash.arrays import Array
+from numba_flash.arrays import ITEMSIZE, Array
+from numba_flash.runtime.tensor_map import WORDS, TensorMap
 from numba_flash.simulator import SIMULATED
 
 
@@ -63,7 +64,10 @@ class Written:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel over `grid` blocks with its arguments: arrays (None: a null pointer), ints, tuples of ints, reals."""
+    """A kernel over `grid` blocks with its arguments.
+
+    They are arrays (None: a null pointer), ints, tuples of ints, reals, and tensor maps, as 16 ints each.
+    """
 
     kernel: Kernel
     grid: int
@@ -79,6 +83,8 @@ def letter(arg: Any) -> str:
     """The type of one argument: Pointer, Long (int64), L4 a tuple of four of them, Float (32 bits) or Double."""
     if arg is None or isinstance(arg, Array | Written):
         return "P"
+    if isinstance(arg, TensorMap):
+        return f"L{WORDS}"
     if isinstance(arg, tuple):
         return f"L{len(arg)}"
     if isinstance(arg, np.floating):
@@ -109,4 +115,6 @@ def pointer(arg: Any) -> Any:
         return simulator.Pointer(arg.array.data, writable=True)
     if isinstance(arg, Array):
         return simulator.Pointer(arg.data, writable=False)
+    if isinstance(arg, TensorMap):
+        return simulator.tensor_copies.encode(ITEMSIZE[arg.dtype], arg.shape, arg.strides, arg.box)
     return arg

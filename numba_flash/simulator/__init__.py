@@ -28,6 +28,8 @@ def enabled() -> bool:
 SIMULATED = enabled()
 
 if TYPE_CHECKING or SIMULATED:
+    from . import phase_barriers, register_pool, tensor_copies, warpgroup
+    from .async_proxy import BASE, proxy_of
     from .collectives import exchange, exchange_block, exchange_group, exchange_warp
     from .counting import count_traffic
     from .gate import Gate, park
@@ -48,9 +50,11 @@ else:
 
     exchange = exchange_block = exchange_group = exchange_warp = launch = options = park = Gate = Pointer = _off
     Thread = current = copy_vector = count_traffic = load_vector = locate_vector = store_vector = shared_window = _off
-    arrive = _off
+    arrive = proxy_of = phase_barriers = register_pool = tensor_copies = warpgroup = _off  # type: ignore[assignment]
+    BASE = 0
 
 __all__ = [
+    "BASE",
     "SIMULATED",
     "Deadlock",
     "DivergentBarrier",
@@ -72,6 +76,11 @@ __all__ = [
     "locate_vector",
     "options",
     "park",
+    "phase_barriers",
+    "proxy_of",
+    "register_pool",
     "shared_window",
     "store_vector",
+    "tensor_copies",
+    "warpgroup",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from .callpath import CallPath
 from .counting import counted
 from .memory import Shape, address, as_dtype, as_shape, unwritten_at
 from .thread import current
+
+if TYPE_CHECKING:
+    from .async_proxy import AsyncProxy
 
 DYNAMIC_ALIGNMENT = 1024
 
@@ -24,12 +27,15 @@ class SharedMemory:
         The dynamic shared memory; it starts on a multiple of 1024 bytes, at `address` in the host's memory.
     declared : dict
         The array of each declaration.
+    proxy : AsyncProxy or None
+        What asynchronous units see of the dynamic shared memory, once a kernel has asked for one.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.dynamic = unwritten_at((nbytes,), np.dtype(np.uint8), DYNAMIC_ALIGNMENT)
         self.address = address(self.dynamic)
         self.declared: dict[CallPath, np.ndarray] = {}
+        self.proxy: AsyncProxy | None = None
 
 
 def shared_array(shape: Shape, dtype: Any, alignment: int | None = None) -> np.ndarray:

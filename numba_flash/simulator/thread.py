@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextvars import copy_context
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from greenlet import getcurrent, greenlet
 
 from .copies import Copies
 
 if TYPE_CHECKING:
     from .block import Block
+    from .pointer import Window
+    from .tensor_copies import TensorMap
 
 WARP = 32
 
@@ -32,8 +35,12 @@ class Thread(greenlet):
     index : int
         The thread's number in its block, x fastest; `warp` and `lane` are its quotient and remainder by 32.
     block : Block
-    copies : Copies
-        The thread's asynchronous copies.
+    copies, stores : Copies
+        The thread's asynchronous copies: to shared memory by itself, and to global memory by the tensor copies' unit.
+    maps, written_maps
+        Tensor maps that the thread has acquired, and those that it has not released.
+    fenced : dict or None
+        Registers, by `id`, and their bytes at the thread's last fence of them for products of its warpgroup.
     """
 
     def __init__(self, index: int, threadIdx: Dim3) -> None:
@@ -47,7 +54,10 @@ class Thread(greenlet):
         """Become a thread of this block."""
         self.block = block
         self.blockIdx, self.blockDim, self.gridDim = block.blockIdx, block.blockDim, block.gridDim
-        self.copies = Copies(block.early)
+        self.copies, self.stores = Copies(block.early), Copies(block.early)
+        self.maps: dict[int, TensorMap] = {}
+        self.written_maps: list[tuple[Window, int]] = []
+        self.fenced: dict[int, tuple[np.ndarray, bytes | None]] | None = None
 
     def run(self) -> None:
         """The kernel, once for every block."""

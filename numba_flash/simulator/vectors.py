@@ -42,6 +42,7 @@ def store_vector(array: Any, index: Any, values: Any) -> None:
     cells, k = locate_vector("write", array, index, len(values))
     for i, value in enumerate(values, k):
         cells[i] = value
+    _note(array, k, len(values))
 
 
 def copy_vector(tile: Any, index: Any, view: Any, at: Any, n: int, count: Any) -> None:
@@ -65,6 +66,7 @@ def copy_vector(tile: Any, index: Any, view: Any, at: Any, n: int, count: Any) -
         to[k : k + n] = 0
         if source is not None:
             to[k : k + count] = source[x : x + count]
+        _note(tile, k, n)
 
     current().copies.issue(land)
 
@@ -88,3 +90,9 @@ def locate_vector(action: str, array: Any, index: Any, n: int, alignment: int = 
     if isinstance(array, CountedArray):
         array.count(action, n)
     return row, last
+
+
+def _note(array: Any, k: int, n: int) -> None:
+    """n elements of an array's memory have been written, from number k on."""
+    if isinstance(array, SharedWindow) and array.cells is not None:
+        array.wrote(k, n)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from math import prod
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from .counting import CountedArray, Tally, current_tally
 from .errors import MemoryFault
 from .memory import Shape, as_dtype, as_shape
 from .thread import current
+
+if TYPE_CHECKING:
+    from .shared import SharedMemory
 
 SIGNED = frozenset({int, np.int8, np.int16, np.int32, np.int64, np.longlong})
 
@@ -29,9 +33,12 @@ class SharedWindow(np.ndarray):
         The same elements in one dimension, unchecked; None for views.
     tally : Tally or None
         Where accesses are counted, if they are.
+    shared : SharedMemory or None
+        The memory in which it lies.
     """
 
     address = 0
+    shared: SharedMemory | None = None
     cells: np.ndarray | None = None
     tally: Tally | None = None
 
@@ -42,6 +49,22 @@ class SharedWindow(np.ndarray):
     def __setitem__(self, key: Any, value: Any) -> None:
         _refuse_negative(self, key)
         setitem(self, key, value)
+        if self.shared is not None and self.shared.proxy is not None:
+            self._note(*byte_bounds(getitem(self, (*key, ...) if type(key) is tuple else (key, ...))))
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.shared = getattr(source, "shared", None)
+
+    def wrote(self, k: int, n: int) -> None:
+        """Elements k .. k + n - 1 of `cells` have been written past this class."""
+        if self.shared is not None and self.shared.proxy is not None:
+            start = self.address + k * self.itemsize
+            self._note(start, start + n * self.itemsize)
+
+    def _note(self, low: int, high: int) -> None:
+        shared = self.shared
+        assert shared is not None and shared.proxy is not None
+        shared.proxy.note(current().index, low - shared.address, high - shared.address)
 
     def locate(self, action: str, key: Any, n: int, alignment: int) -> int:
         """Where in `cells` self[key] is, if it and the n - 1 elements behind it in its row may be accessed at once."""
@@ -59,6 +82,10 @@ class SharedWindow(np.ndarray):
 
 class CountedSharedWindow(CountedArray, SharedWindow):
     """A shared window that counts the elements that are read and written."""
+
+    def __array_finalize__(self, source: Any) -> None:
+        CountedArray.__array_finalize__(self, source)
+        SharedWindow.__array_finalize__(self, source)
 
     def locate(self, action: str, key: Any, n: int, alignment: int) -> int:
         """As in SharedWindow, for an access that follows."""
@@ -98,7 +125,7 @@ def shared_window(offset: int, shape: Shape, dtype: Any) -> SharedWindow:
     window = kind(shape, dtype, shared.dynamic, offset)
     window.address = shared.address + offset
     window.cells = np.ndarray(prod(shape), dtype, shared.dynamic, offset)
-    window.tally = tally
+    window.tally, window.shared = tally, shared
     return window
 
 

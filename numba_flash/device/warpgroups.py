@@ -1,0 +1,102 @@
+"""Products of a warpgroup over a whole depth: one instruction for every 16.
+
+Shared operands are panels of boxes: see `device.boxes`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numba import cuda, int32
+
+from numba_flash.config import PANEL, ROW_BYTES, WARPGROUP
+from numba_flash.device.softmax import ALL_LANES
+from numba_flash.ptx import (
+    descriptor_layout,
+    device,
+    make_wgmma,
+    make_wgmma_registers,
+    matrix_descriptor,
+    wgmma_commit,
+)
+
+STEP = 16  # the depth of an instruction
+UNIT = 16  # bytes that a descriptor counts
+
+
+@device
+def warpgroup():
+    """This thread's warpgroup; taken from the first lane, so that the compiler knows all lanes' to be the same."""
+    return cuda.shfl_sync(ALL_LANES, int32(cuda.threadIdx.x // WARPGROUP), 0)
+
+
+@cache
+def make_step(across: bool, panel_bytes: int):
+    """Make step(x): how much a descriptor of a matrix grows from one depth, a multiple of 16, to the one x deeper."""
+
+    @device
+    def step_across(x):
+        return x * ROW_BYTES // UNIT
+
+    @device
+    def step_along(x):
+        return (x // PANEL * panel_bytes + x % PANEL * 2) // UNIT
+
+    return step_across if across else step_along
+
+
+@cache
+def make_issue(
+    dtype: str, columns: int, depth: int, a_bytes: int, b_bytes: int, a_across: bool = False, b_across: bool = False
+):
+    """Make issue(acc, a, b): acc (64 x columns) += A @ B, a group of products, A and B at shared addresses.
+
+    a_bytes, b_bytes : of a panel
+    a_across, b_across : as in `ptx.make_wgmma`
+    """
+    wgmma = make_wgmma(columns, dtype, a_across, b_across)
+    step_a, step_b = make_step(a_across, a_bytes), make_step(b_across, b_bytes)
+    A_LAYOUT, B_LAYOUT = descriptor_layout(a_bytes), descriptor_layout(b_bytes)
+
+    @device
+    def issue(acc, a, b):
+        A, B = matrix_descriptor(a, A_LAYOUT), matrix_descriptor(b, B_LAYOUT)
+        for x in range(0, depth, STEP):
+            wgmma(acc, A + step_a(x), B + step_b(x), 1)
+        wgmma_commit()
+
+    return issue
+
+
+@cache
+def make_issue_fresh(dtype: str, columns: int, depth: int, a_bytes: int, b_bytes: int):
+    """Make issue_fresh(acc, a, b): acc = A @ B^T, both with rows along the depth; else as `make_issue`."""
+    wgmma = make_wgmma(columns, dtype, False, False)
+    step_a, step_b = make_step(False, a_bytes), make_step(False, b_bytes)
+    A_LAYOUT, B_LAYOUT = descriptor_layout(a_bytes), descriptor_layout(b_bytes)
+
+    @device
+    def issue_fresh(acc, a, b):
+        A, B = matrix_descriptor(a, A_LAYOUT), matrix_descriptor(b, B_LAYOUT)
+        for x in range(0, depth, STEP):
+            wgmma(acc, A + step_a(x), B + step_b(x), x > 0)
+        wgmma_commit()
+
+    return issue_fresh
+
+
+@cache
+def make_issue_registers(dtype: str, columns: int, depth: int, b_bytes: int):
+    """Make issue_registers(acc, p, b): acc += P @ B, P in fragments of 16 x 16 in registers, B across."""
+    wgmma = make_wgmma_registers(columns, dtype, True)
+    step = make_step(True, b_bytes)
+    B_LAYOUT = descriptor_layout(b_bytes)
+
+    @device
+    def issue_registers(acc, p, b):
+        B = matrix_descriptor(b, B_LAYOUT)
+        for x in range(0, depth, STEP):
+            wgmma(acc, p, x // STEP, B + step(x))
+        wgmma_commit()
+
+    return issue_registers
