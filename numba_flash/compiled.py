@@ -22,6 +22,7 @@ from numba_flash.runtime import Launch, signature
 from numba_flash.runtime.cache import Binary
 from numba_flash.specimen import ATTENTION, EVERY_OPTION, specimen, specimen_launches, zeros
 
+MORE_WIDTHS = (96, 192)  # head dimensions that only some rungs have kernels of their own for
 DEVICES = {arch: device_of_arch(arch) for arch in ("sm_75", "sm_80", "sm_86", "sm_90")}
 KIN = {"sm_86": "sm_80"}  # devices for which only those kernels are listed that their kin does not have: smaller tiles
 USUAL_D = 64  # the head dimension that kernels which do not depend on it are listed with
@@ -111,7 +112,7 @@ def problems(operation: str) -> Iterator[Any]:
 def plain_problems(operation: str) -> Iterator[Any]:
     """Every dtype, head dimension and kind of loads, of attention with no score option and with all of them."""
     attention = operation in ATTENTION
-    dims = (USUAL_D, *(d for d in WIDTHS if d != USUAL_D)) if attention else (USUAL_D,)
+    dims = (USUAL_D, *(d for d in (*WIDTHS, *MORE_WIDTHS) if d != USUAL_D)) if attention else (USUAL_D,)
     options: tuple[dict[str, Any], ...] = ({}, {"scale": 0.0}, EVERY_OPTION) if attention else ({},)
     for dtype, d, more in itertools.product(FLOATS, dims, options):
         problem = specimen(operation, dtype, d=d, **more)
@@ -167,6 +168,8 @@ def inspect_launch(launch: Launch, variant: Variant) -> tuple[Binary | None, lis
         broken.append("an array in local memory")
     if spills := max(usage.spilled_bytes, usage.reloaded_bytes):
         broken.append(f"{spills} bytes spilled")
+    if usage.serialized:
+        broken.append(f"products of warpgroups wait for one another ({usage.serialized} warnings)")
     return usage, broken
 
 

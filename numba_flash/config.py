@@ -31,17 +31,14 @@ Adds = Literal["scalars", "vectors"]
 
 @dataclass(frozen=True)
 class Device:
-    """What a kernel must know of the machine it runs on; `l2_bytes`, of its cache, are an A100's by default.
-
-    `multiprocessors` are an H100's by default.
-    """
+    """What a kernel must know of the machine it runs on; `l2_bytes`, of its cache, are an A100's by default."""
 
     name: str
     compute_capability: tuple[int, int]
     shared_bytes: int  # the most shared memory that one block may have
     simulated: bool = False
     l2_bytes: int = 40 * 2**20
-    multiprocessors: int = 132
+    multiprocessors: int = 132  # an H100's by default
 
     @property
     def arch(self) -> str:
@@ -50,7 +47,7 @@ class Device:
         return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
 
 
-SIMULATOR = Device("simulator", (9, 0), 227 * 1024, simulated=True)
+SIMULATOR = Device("simulator", (9, 0), 227 * 1024, simulated=True, multiprocessors=2)
 
 # The most shared memory of a block, by architecture: CUDA C++ Programming Guide, "Technical Specifications per Compute
 # Capability".
@@ -208,7 +205,7 @@ class WarpgroupTiles:
     """The tile sizes of attention by warpgroups: one copies, and each of the others owns 64 of a block's Br query rows.
 
     So many pairs of Kj and Vj as there are `stages` lie in shared memory, Bc keys each. Head dimensions are padded to D
-    and DV.
+    and DV. `full` as in `Tiles`.
     """
 
     Br: int
@@ -216,6 +213,7 @@ class WarpgroupTiles:
     D: int
     DV: int
     stages: int = 2
+    full: bool = False
 
     @property
     def consumers(self) -> int:

@@ -88,7 +88,7 @@ class Rung:
 
 SIMT = ("sm_75", "sm_80", "sm_90")
 MMA = ("sm_80", "sm_90")
-HOPPER = ("sm_90a",)
+HOPPER = ("sm_90",)
 HALVES = ("float16", "bfloat16")
 
 LADDER = (

@@ -82,7 +82,11 @@ def matmul_request(reasons: Reasons, a: Any, b: Any, out_dtype: Any) -> MatmulRe
 
 
 def contiguous_axis(x: Array, names: str) -> str | None:
-    """The name of the one of the last two axes along which boxes can be copied, the last one if both."""
+    """The name of the one of the last two axes along which boxes can be copied, the last one if both.
+
+    All matrices may be the same one.
+    """
+    x = x[0] if x.shape[0] > 1 and x.strides[0] == 0 else x
     return names[1] if fits_boxes(x) else names[0] if fits_boxes(x.transposed()) else None
 
 

@@ -70,13 +70,13 @@ def make_load_panels(length: int, depth: int, across: bool):
 
 
 @cache
-def make_write_panel(dtype: str):
+def make_write_panel(dtype: str, columns: int):
     """Make write_panel(words, top, acc, panel): a panel of a warpgroup's accumulator to words[top : top + 64].
 
-    `words` is shared memory in rows of 128 bytes: 32 uint32 or, of float32, those.
+    `words` is shared memory in rows of 128 bytes: 32 uint32 or, of float32, those. The last panel may be narrower.
     """
     ITEM = ITEMSIZE[dtype]
-    FRAGMENTS = ROW_BYTES // ITEM // 8
+    FRAGMENTS, ALL = ROW_BYTES // ITEM // 8, columns // 8
     pair = PAIR.get(dtype)
 
     @device
@@ -93,7 +93,7 @@ def make_write_panel(dtype: str):
     def write_panel(words, top, acc, panel):
         r, c = accumulator_place(lane(), 0)  # of 8 rows, one to a swizzled place of 16 bytes
         row = top + cuda.threadIdx.x % WARPGROUP // LANES * 16 + r
-        for n in range(FRAGMENTS):
+        for n in range(min(FRAGMENTS, ALL - panel * FRAGMENTS)):
             first = (8 * n + c) * ITEM // 4
             column = (first // 4 ^ r) * 4 + first % 4
             for half in range(2):
@@ -113,14 +113,16 @@ def make_store_panels(dtype: str, columns: int, places: int, apart: int):
     """
     WIDTH, PENDING = ROW_BYTES // ITEMSIZE[dtype], places - 1
     PANELS = cdiv(columns, WIDTH)
-    write_panel = make_write_panel(dtype)
+    write_panel = make_write_panel(dtype, columns)
 
     @device
     def store_panels(words, top, address, acc, maps, n, row, col, matrix, barrier):
         copies = cuda.threadIdx.x % WARPGROUP == 0
         for panel in range(PANELS):
             down = panel % places * apart
-            if copies:
+            if copies and panel == 0:
+                wait_stores(0)
+            elif copies:
                 wait_stores(PENDING)
             barrier_sync(barrier, WARPGROUP)  # what was in this place before has left it
             write_panel(words, top + down, acc, panel)

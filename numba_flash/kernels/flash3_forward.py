@@ -48,6 +48,7 @@ from numba_flash.ptx import (
     mbarrier_arrive,
     mbarrier_expect,
     mbarrier_wait,
+    opaque,
     pin,
     publish_mbarriers,
     release_maps,
@@ -75,8 +76,8 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
     K_FULL = V_AT + STAGES * V_BYTES
     K_FREE, V_FULL, V_FREE, Q_FULL = (K_FULL + BARRIER_BYTES * STAGES * n for n in (1, 2, 3, 4))
     Q_FREE = Q_FULL + BARRIER_BYTES
-    Q_MAP, K_MAP, V_MAP, O_MAP, MAPS = 0, 1, 2, 3, 4
     O_SHAPE, BOXED = (Q_PANELS * Br, ROW_BYTES // 4), stores == "chunks"
+    Q_MAP, K_MAP, V_MAP, O_MAP, MAPS = 0, 1, 2, 3, 3 + BOXED
     TURN, OWN = 1, 1 + CONSUMERS  # the first of the named barriers by which warpgroups take turns, and of their own
     numbers = number(dtype)
     ZERO, NEG_INF, NAT = numbers.zero, numbers.neg_inf, numbers.nat
@@ -134,7 +135,7 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
         stage, parity = turn(n)
         mbarrier_wait(smem + K_FULL + BARRIER_BYTES * stage, parity)
         wgmma_fence()
-        issue_qk(s, Qi, smem + K_AT + stage * K_BYTES)
+        issue_qk(s, opaque(Qi), smem + K_AT + stage * K_BYTES)
 
     @device
     def start_sums(acc, p, smem, n):  # line 10 but for the rescaling: O = O + P~ Vj, when Vj is there

@@ -79,7 +79,7 @@ def make_matmul_wgmma(tiles: WgmmaTiles, dtype: str, out_dtype: str, a_across: b
     def turn(n):  # of step n: the stage, and the parity of its phase
         return n % STAGES, n // STAGES & 1
 
-    def matmul_wgmma(A, A_words, B, B_words, C, C_words, maps, M, N, K, matrices):
+    def matmul_wgmma(A, A_words, B, B_words, C, C_words, maps, M, N, K, matrices, each):
         tid, smem = cuda.threadIdx.x, shared_address(0)
         maps = global_view(maps, cuda.blockIdx.x * MAPS * MAP_WORDS, uint64)
         if tid == 0:
@@ -104,8 +104,8 @@ def make_matmul_wgmma(tiles: WgmmaTiles, dtype: str, out_dtype: str, a_across: b
                         full, here = smem + FULL + BARRIER_BYTES * stage, smem + STAGE * stage
                         mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)
                         mbarrier_expect(full, STAGE)
-                        load_a(here, maps, A_MAP, row, x, (b,), full)
-                        load_b(here + A_BYTES, maps, B_MAP, col, x, (b,), full)
+                        load_a(here, maps, A_MAP, row, x, (b * each[0],), full)
+                        load_b(here + A_BYTES, maps, B_MAP, col, x, (b * each[1],), full)
                         n += 1
         else:
             take_registers(MANY)

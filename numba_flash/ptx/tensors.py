@@ -142,5 +142,4 @@ def wait_stores(pending: int) -> None:
 @instruction("fence.proxy.async.shared::cta;", memory=True)
 def fence_shared() -> None:
     """Let tensor copies and warpgroup products see what this thread has written to shared memory by itself."""
-    thread = simulator.current()
-    simulator.proxy_of(thread).fence(thread.index)
+    simulator.fence_shared()

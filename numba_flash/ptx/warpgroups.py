@@ -136,6 +136,12 @@ def await_number(x: Any) -> None:
     """Have x computed before any instruction that is written behind this, such as `wgmma_wait`, begins."""
 
 
+@instruction("mov.b32 $0, $1;", reads=[types.uint32], writes=[types.uint32], memory=True)
+def opaque(address: Any) -> Any:
+    """The same address, but the compiler does not know: in a loop it derives others from it anew and keeps none."""
+    return address
+
+
 def _setmaxnreg(how: str) -> Callable[..., Any]:
     def typing(count: Any) -> Any:
         if not isinstance(count, types.IntegerLiteral):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from numba_flash.arrays import ALIGNED, ITEMSIZE, Array, empty
@@ -19,20 +20,20 @@ from numba_flash.rungs.arguments import (
 )
 from numba_flash.rungs.passes import pad
 from numba_flash.runtime import NO_MAP, Kernel, Launch, Written, map_scratch, tensor_map
-from numba_flash.tiling import cdiv, count_key_blocks, round_up
+from numba_flash.tiling import cdiv, key_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
-MAPS = 4
+MAPS = 3  # of q, k and v; if o leaves in boxes, one more
 BARRIER_BYTES = 8
 
-# By padded head dimension.
+# By padded head dimension. Until they have been timed, the most keys for which no register is spilled.
 CONFIGS = {
-    64: WarpgroupTiles(128, 128, 64, 64, 2),
-    96: WarpgroupTiles(128, 128, 96, 96, 2),
-    128: WarpgroupTiles(128, 128, 128, 128, 2),
-    192: WarpgroupTiles(128, 96, 192, 192, 2),
-    256: WarpgroupTiles(128, 80, 256, 256, 2),
+    64: [WarpgroupTiles(128, 176, 64, 64, full=True), WarpgroupTiles(128, 128, 64, 64)],
+    96: [WarpgroupTiles(128, 144, 96, 96, full=True), WarpgroupTiles(128, 128, 96, 96)],
+    128: [WarpgroupTiles(128, 144, 128, 128, full=True), WarpgroupTiles(128, 96, 128, 128)],
+    192: [WarpgroupTiles(128, 112, 192, 192, full=True), WarpgroupTiles(128, 64, 192, 192)],
+    256: [WarpgroupTiles(128, 80, 256, 256, full=True), WarpgroupTiles(128, 48, 256, 256)],
 }
 
 
@@ -42,9 +43,10 @@ def padded(width: int) -> int:
 
 
 def tiles_of(problem: AttentionProblem) -> WarpgroupTiles:
-    """The tile sizes for a problem."""
+    """The tile sizes for a problem: the first that are not `full` if score options need registers."""
     D, DV = padded(problem.d), padded(problem.dv)
-    return replace(CONFIGS[max(D, DV)], D=D, DV=DV)
+    choices = CONFIGS[max(D, DV)]
+    return replace(next(t for t in choices if folds_scale(problem) or not t.full), D=D, DV=DV)
 
 
 def shared_bytes(t: WarpgroupTiles) -> int:
@@ -79,26 +81,36 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     config = (t, problem.dtype, stores, problem.score, folds_scale(problem))
     kernel = Kernel("flash3_forward", config, t.threads, shared_bytes(t))
     grid = min(count_work(problem, t), device.multiprocessors)
-    o_map = tensor_map(o, WARPGROUP_ROWS) if stores == "chunks" else NO_MAP
-    results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS)))
+    boxed = stores == "chunks"
+    o_map = tensor_map(o, WARPGROUP_ROWS) if boxed else NO_MAP
+    results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)))
     tail = (*score_arguments(problem, x), heads_together(problem, device), problem.B * problem.Hq)
     return [*steps, Launch(kernel, grid, (*operands, *results, *tail))]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
-    """What all threads move where N is a multiple of the tiles and rows start on 16 bytes."""
+    """What all threads move, where rows start on 16 bytes."""
     t, p = tiles_of(problem), problem
     heads, work = p.B * p.Hq, count_work(problem, t)
-    steps = heads * count_key_blocks(t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+    met = list(met_keys(p, t))
+    steps = heads * sum(cdiv(keys, t.Bc) for _, keys in met)
+    keys, pairs_met = (heads * sum(n) for n in zip(*((keys, rows * keys) for rows, keys in met), strict=True))
     q, v = cdiv(t.D, PANEL) * PANEL, cdiv(t.DV, PANEL) * PANEL
     slopes, pairs = option_bytes(p.score)
     boxed = kind_of_stores(p.dv) == "chunks"
-    maps = min(work, device.multiprocessors) * (MAPS - 1 + boxed) * ROW_BYTES
+    maps = min(work, device.multiprocessors) * (MAPS + boxed) * ROW_BYTES
     return Traffic(
-        global_read=(heads * p.Nq * p.d + steps * t.Bc * (p.d + p.dv)) * WIDTH
+        global_read=(heads * p.Nq * p.d + keys * (p.d + p.dv)) * WIDTH
         + work * (t.threads - WARPGROUP) * slopes
-        + steps * t.Br * t.Bc * pairs,
+        + pairs_met * pairs,
         global_written=heads * p.Nq * (p.dv * WIDTH + ITEMSIZE[p.real]) + maps,
         shared_read=steps * (t.Br * t.D + t.consumers * t.Bc * (t.D + t.DV)) * WIDTH + boxed * work * t.Br * v * WIDTH,
-        shared_written=(work * t.Br * (q + boxed * v) + steps * t.Bc * (q + v)) * WIDTH,
+        shared_written=(work * t.Br * (q + boxed * t.DV) + steps * t.Bc * (q + v)) * WIDTH,
     )
+
+
+def met_keys(p: AttentionProblem, t: WarpgroupTiles) -> Iterator[tuple[int, int]]:
+    """For every query block of a head how many rows it has, and how many keys the key blocks that it meets."""
+    for i in range(cdiv(p.Nq, t.Br)):
+        begin, end = key_blocks(i, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
+        yield min(t.Br, p.Nq - i * t.Br), min(end * t.Bc, p.Nk) - begin * t.Bc

@@ -50,7 +50,11 @@ def why_not(problem: MatmulProblem, device: Device) -> list[str]:
 
 def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Array) -> list[Launch]:
     """The launch that writes c (B, M, N), contiguous; x holds a and b."""
-    a, b = x
+    each = tuple(int(operand.strides[0] != 0) for operand in x)  # 0: all matrices are the first one
+    a, b = (
+        operand if n else operand.strided((1, *operand.shape[1:]), operand.strides)
+        for operand, n in zip(x, each, strict=True)
+    )
     tiles = tiles_of(problem, device)
     grid = min(count_tiles(problem, tiles), device.multiprocessors)
     a_across, b_across = (axis == name for axis, name in zip(problem.contiguous, ("M", "N"), strict=True))
@@ -59,7 +63,7 @@ def launches(problem: MatmulProblem, device: Device, x: Sequence[Array], c: Arra
     a_map = operand_map(a, a_across, tiles.BM, tiles.BK)
     b_map = operand_map(b.transposed(), b_across, tiles.BN, tiles.BK)
     args = (a, a_map, b, b_map, Written(c), tensor_map(c, WARPGROUP_ROWS), Written(map_scratch(c, grid, MAPS)))
-    return [Launch(kernel, grid, (*args, problem.M, problem.N, problem.K, problem.B))]
+    return [Launch(kernel, grid, (*args, problem.M, problem.N, problem.K, problem.B, each))]
 
 
 def operand_map(x: Array, across: bool, length: int, depth: int) -> TensorMap:
@@ -68,14 +72,14 @@ def operand_map(x: Array, across: bool, length: int, depth: int) -> TensorMap:
 
 
 def traffic(problem: MatmulProblem, device: Device) -> Traffic:
-    """What all threads move where M, N and K are multiples of the tiles."""
-    t = tiles_of(problem, device)
-    tiles, results = count_tiles(problem, t), problem.B * problem.M * problem.N * ITEMSIZE[problem.out_dtype]
-    steps = tiles * cdiv(problem.K, t.BK)
+    """What all threads move."""
+    t, p = tiles_of(problem, device), problem
+    tiles, itemsize = count_tiles(p, t), ITEMSIZE[p.out_dtype]
+    steps, results = tiles * cdiv(p.K, t.BK), tiles * t.BM * t.BN * itemsize
     maps = min(tiles, device.multiprocessors) * MAPS * ROW_BYTES
     return Traffic(
-        global_read=steps * (t.BM + t.BN) * t.BK * WIDTH,
-        global_written=results + maps,
+        global_read=p.B * (cdiv(p.N, t.BN) * p.M + cdiv(p.M, t.BM) * p.N) * p.K * WIDTH,
+        global_written=p.B * p.M * p.N * itemsize + maps,
         shared_read=steps * t.consumers * (WARPGROUP_ROWS + t.BN) * t.BK * WIDTH + results,
         shared_written=steps * (t.BM + t.BN) * t.BK * WIDTH + results,
     )

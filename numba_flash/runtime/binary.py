@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from zipfile import ZipFile, ZipInfo
 
-FORMAT = 1
+FORMAT = 2
 FACTS, CODE = "kernel.json", "kernel.cubin"  # the archive's two members, in this order
 
 
@@ -21,6 +21,7 @@ class Binary:
     shared_bytes : declared by the kernel, of a block; without its launch's dynamic shared memory
     stack_bytes : local memory of a thread
     spilled_bytes, reloaded_bytes : what the instructions that save and restore registers there move
+    serialized : how often the assembler says that it made products of warpgroups wait for one another
     """
 
     cubin: bytes
@@ -30,6 +31,7 @@ class Binary:
     stack_bytes: int
     spilled_bytes: int
     reloaded_bytes: int
+    serialized: int = 0
 
 
 COUNTS = [field.name for field in fields(Binary) if field.name not in ("cubin", "symbol")]

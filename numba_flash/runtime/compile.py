@@ -28,6 +28,8 @@ REPORTED = {
     "reloaded_bytes": r"(\d+) bytes spill loads",
 }
 
+SERIALIZED = r"\(C75\d\d\)"  # what the assembler calls its warnings about wgmma and setmaxnreg
+
 ONE_AT_A_TIME = threading.Lock()
 HOW_TO_INSTALL = "install the packages of numba_flash[cu12] or numba_flash[cu13], or those of numba_flash[test]"
 
@@ -82,6 +84,7 @@ def link(ltoir: Any, arch: str) -> Binary:
         cubin=cubin,
         symbol=entry_point(cubin),
         **{name: int(match.group(1)) if match else 0 for name, match in found.items()},
+        serialized=len(re.findall(SERIALIZED, report)),
     )
 
 

@@ -29,7 +29,7 @@ SIMULATED = enabled()
 
 if TYPE_CHECKING or SIMULATED:
     from . import phase_barriers, register_pool, tensor_copies, warpgroup
-    from .async_proxy import BASE, proxy_of
+    from .async_proxy import BASE, fence_shared
     from .collectives import exchange, exchange_block, exchange_group, exchange_warp
     from .counting import count_traffic
     from .gate import Gate, park
@@ -50,7 +50,7 @@ else:
 
     exchange = exchange_block = exchange_group = exchange_warp = launch = options = park = Gate = Pointer = _off
     Thread = current = copy_vector = count_traffic = load_vector = locate_vector = store_vector = shared_window = _off
-    arrive = proxy_of = phase_barriers = register_pool = tensor_copies = warpgroup = _off  # type: ignore[assignment]
+    arrive = fence_shared = phase_barriers = register_pool = tensor_copies = warpgroup = _off  # type: ignore[assignment]
     BASE = 0
 
 __all__ = [
@@ -71,13 +71,13 @@ __all__ = [
     "exchange_block",
     "exchange_group",
     "exchange_warp",
+    "fence_shared",
     "launch",
     "load_vector",
     "locate_vector",
     "options",
     "park",
     "phase_barriers",
-    "proxy_of",
     "register_pool",
     "shared_window",
     "store_vector",

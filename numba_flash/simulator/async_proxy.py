@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import MemoryFault
-from .thread import Thread
+from .memory import UNWRITTEN
+from .thread import Thread, current
 
 BASE = 1024  # the address of dynamic shared memory: a kernel that takes a distance for an address is wrong here, too
 
@@ -21,10 +22,14 @@ class AsyncProxy:
     ----------
     dynamic : uint8 array
         The memory as threads see it.
+    seen : bool
+        Do they see what is there already?
     """
 
-    def __init__(self, dynamic: np.ndarray) -> None:
+    def __init__(self, dynamic: np.ndarray, seen: bool) -> None:
         self._dynamic, self._seen = dynamic, dynamic.copy()
+        if not seen:
+            self._seen[...] = np.frombuffer(UNWRITTEN, np.uint8)
         self._unseen: dict[int, list[slice]] = {}  # by thread
 
     def note(self, thread: int, start: int, stop: int) -> None:
@@ -45,12 +50,22 @@ class AsyncProxy:
         self._dynamic[places] = self._seen[places] = values
 
 
-def proxy_of(thread: Thread) -> AsyncProxy:
-    """That of the thread's block; before the first instruction that asks for it, nobody notes what is written."""
+def proxy_of(thread: Thread, fence: bool = False) -> AsyncProxy:
+    """That of the thread's block.
+
+    Before the first instruction that asks for it nobody notes what is written: if that is a fence, it is taken for one
+    of all threads.
+    """
     shared = thread.block.shared
     if shared.proxy is None:
-        shared.proxy = AsyncProxy(shared.dynamic)
+        shared.proxy = AsyncProxy(shared.dynamic, seen=fence)
     return shared.proxy
+
+
+def fence_shared() -> None:
+    """What the running thread has written to shared memory is seen from now on."""
+    thread = current()
+    proxy_of(thread, fence=True).fence(thread.index)
 
 
 def places_of(thread: Thread, address: int, nbytes: np.ndarray, what: str) -> np.ndarray:

@@ -22,6 +22,8 @@ class Block:
 
     Attributes
     ----------
+    early, early_products : bool
+        Do asynchronous copies, and products of warpgroups, land when they are issued?
     threads : list of Thread
     everyone, returned : int
         Sets of threads, bit i for thread i: all, and those that are done.
@@ -37,7 +39,8 @@ class Block:
     def __init__(self, launch: Launch, blockIdx: Dim3) -> None:
         self.kernel, self.arguments = launch.kernel, launch.arguments
         self.gridDim, self.blockDim, self.blockIdx = launch.grid, launch.block, blockIdx
-        self.early, self.sites = launch.early, launch.sites
+        self.early, self.early_products = launch.how.landing != "late", launch.how.landing == "early"
+        self.sites = launch.sites
         self.threads = launch.threads
         self.everyone, self.returned = (1 << len(self.threads)) - 1, 0
         self.gates: dict[Hashable, Gate] = {}

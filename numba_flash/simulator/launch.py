@@ -17,7 +17,7 @@ import numpy as np
 from .block import Block
 from .callpath import CallSites
 from .counting import begin
-from .options import chosen
+from .options import Options, chosen
 from .thread import Dim3, Thread, running
 
 MAX_THREADS = 1024
@@ -34,14 +34,13 @@ class Launch:
     grid: Dim3
     block: Dim3
     shared_bytes: int
-    seed: int | None
-    early: bool
+    how: Options
     sites: CallSites = field(default_factory=CallSites)
 
     @cached_property
     def arrange(self) -> Callable[[list[Any]], None]:
         """Put blocks, or the threads of a round, in the order in which they run."""
-        return Random(self.seed).shuffle if self.seed is not None else lambda items: None
+        return Random(self.how.seed).shuffle if self.how.seed is not None else lambda items: None
 
     @cached_property
     def threads(self) -> list[Thread]:
@@ -105,9 +104,8 @@ def launch(
     if not 0 <= shared_bytes <= MAX_SHARED_BYTES:
         raise ValueError(f"{shared_bytes=} is not in 0 .. {MAX_SHARED_BYTES}")
     begin(getattr(function, "__name__", str(function)))
-    how = chosen.get()
     with np.errstate(all="ignore"):
-        Launch(function, tuple(args), gridDim, blockDim, shared_bytes, how.seed, how.landing == "early").run()
+        Launch(function, tuple(args), gridDim, blockDim, shared_bytes, chosen.get()).run()
 
 
 def _dim3(name: str, sizes: int | Sequence[int], most: Dim3) -> Dim3:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Landing = Literal["late", "early"]
+Landing = Literal["late", "early", "crossed"]
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,19 @@ def options(*, seed: int | None = None, landing: Landing = "late") -> Iterator[N
         Shuffles the blocks of a grid and, anew in every scheduling round, the threads of a block. The same seed gives
         the same order. None runs blocks and threads as they are numbered. A warp that meets no other at a collective
         runs ahead: the first that can, by a seed any.
-    landing : {"late", "early"}
-        "late": an asynchronous copy moves its bytes at the wait that covers it, which shows a missing wait.
-        "early": it moves them when it is issued, which shows a buffer that is refilled before its readers are done.
+    landing : {"late", "early", "crossed"}
+        "late": an asynchronous copy moves its bytes at the wait that covers it, and a warpgroup's product reads and
+        writes at its wait, which shows a missing wait.
+        "early": both happen when they are issued, which shows a buffer that is refilled before its readers are done.
+        "crossed": copies land early and products late, which shows the same where the readers are products.
 
     Raises
     ------
     ValueError
-        If `landing` is neither.
+        If `landing` is none of them.
     """
-    if landing not in ("late", "early"):
-        raise ValueError(f"{landing=} is neither 'late' nor 'early'")
+    if landing not in get_args(Landing):
+        raise ValueError(f"{landing=} is none of {', '.join(map(repr, get_args(Landing)))}")
     token = chosen.set(Options(seed, landing))
     try:
         yield

@@ -85,7 +85,7 @@ def issue(sums: np.ndarray, operands: Sequence[np.ndarray], uniform: tuple[Any, 
         threads, all_sums, all_operands, _ = zip(*lanes, strict=True)
         product = Product(threads, all_sums, lambda: compute(thread, all_sums, all_operands, uniform))
         products_of(thread).open.append(product)
-        if thread.block.early:
+        if thread.block.early_products:
             _run(product)
 
     exchange_warpgroup((thread, sums, operands, uniform), name=name, combine=start)
@@ -112,7 +112,7 @@ def wait(pending: int) -> None:
         while len(products.groups) > pending:
             done += products.groups.popleft()
         for product in done:
-            if not thread.block.early:
+            if not thread.block.early_products:
                 _run(product)
         flying = _in_flight(products)
         for product in done:

@@ -50,7 +50,10 @@ class SharedWindow(np.ndarray):
         _refuse_negative(self, key)
         setitem(self, key, value)
         if self.shared is not None and self.shared.proxy is not None:
-            self._note(*byte_bounds(getitem(self, (*key, ...) if type(key) is tuple else (key, ...))))
+            view = getitem(self, key)
+            if not isinstance(view, np.ndarray):
+                view = getitem(self, (*key, ...) if type(key) is tuple else (key, ...))
+            self._note(*byte_bounds(view))
 
     def __array_finalize__(self, source: Any) -> None:
         self.shared = getattr(source, "shared", None)

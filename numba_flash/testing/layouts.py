@@ -29,6 +29,11 @@ def transposed(x: Array) -> Array:
     return np.ascontiguousarray(x.swapaxes(-2, -3)).swapaxes(-2, -3)
 
 
+def columns(x: Array) -> Array:
+    """Columns, not rows, lie together."""
+    return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
 def padded(x: Array) -> Array:
     """Rows that start on 16 bytes, with NaN after every row and behind the last one."""
     *lead, N, d = x.shape
@@ -57,5 +62,6 @@ def broadcast(x: Array) -> Array:
 
 
 LAYOUTS: dict[str, Any] = {
-    layout.__name__: layout for layout in (contiguous, transposed, padded, misaligned, strided, backward, broadcast)
+    layout.__name__: layout
+    for layout in (contiguous, transposed, columns, padded, misaligned, strided, backward, broadcast)
 }

@@ -41,7 +41,7 @@ def matmul_cases(
     tile: int = 8,
     max_size: int = 19,
     dtypes: Collection[str] = FLOATS,
-    layouts: Collection[str] = ("contiguous", "padded", "misaligned", "strided", "backward"),
+    layouts: Collection[str] = ("contiguous", "columns", "padded", "misaligned", "strided", "backward"),
 ) -> MatmulCase:
     """Matrix products whose sizes straddle `tile`, up to `max_size`; up to two leading axes, which broadcast."""
     M, N, K = (draw(sizes(tile, max_size)) for _ in range(3))

@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
-from numba_flash.config import APART, GradientTiles, MatmulTiles, MmaTiles, Tiles
+from numba_flash.config import (
+    APART,
+    SHARED_REGISTERS,
+    GradientTiles,
+    MatmulTiles,
+    MmaTiles,
+    Tiles,
+    WarpgroupTiles,
+    WgmmaTiles,
+)
 from numba_flash.device.products import steps_of
 from numba_flash.planners import forget_plans
 from numba_flash.rungs.arguments import WIDTHS, fit_tiles
@@ -33,7 +42,8 @@ def tiny_tiles() -> Iterator[None]:
     products = matmul_tiles(4, MatmulTiles(16, 16, 4, 8, 4))
     tensor = mma_tiles(MmaTiles(32, 16, 32, 16, 16, stages=3, group=2))
     fragments = fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2))
-    others = products, tensor, fragments, block_threads(8), first_tiles(*first), longest_sum(12)
+    groups = warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), WgmmaTiles(64, 64, stages=2, group=2))
+    others = products, tensor, fragments, groups, block_threads(8), first_tiles(*first), longest_sum(12)
     with attention_tiles(tiles, key_tiles), ExitStack() as stack:
         for other in others:
             stack.enter_context(other)
@@ -154,6 +164,26 @@ def mma_rules(t: MmaTiles) -> Rules:
     }
 
 
+def warpgroup_rules(t: WarpgroupTiles) -> Rules:
+    """What flash3 asks of its tile sizes."""
+    return {
+        "one to three warpgroups own 64 rows each": t.Br % 64 == 0 and t.consumers in SHARED_REGISTERS,
+        "keys are the depth of a product, 16 at a time": 0 < t.Bc <= 256 and t.Bc % 16 == 0,
+        "products have whole steps of depth and whole fragments": t.D % 16 == 0 == t.DV % 16 and max(t.D, t.DV) <= 256,
+        "there are stages": t.stages > 0,
+    }
+
+
+def wgmma_rules(t: WgmmaTiles) -> Rules:
+    """What matmul_wgmma asks of its tile sizes."""
+    return {
+        "one to three warpgroups own 64 rows each": t.BM % 64 == 0 and t.consumers in SHARED_REGISTERS,
+        "a product is at most 256 wide, in whole panels": 0 < t.BN <= 256 and t.BN % 64 == 0,
+        "a stage is a panel deep": t.BK == 64,
+        "there are stages": t.stages > 0,
+    }
+
+
 def broken(rules: Rules) -> list[str]:
     """The rules that do not hold."""
     return [rule for rule, holds in rules.items() if not holds]
@@ -262,4 +292,29 @@ def mma_tiles(tiles: MmaTiles) -> Iterator[None]:
     """Run matmul_mma with other tile sizes, however it loads: `mma_rules`."""
     table = import_module("numba_flash.rungs.matmul_mma").CONFIGS
     with other_plans(), patch.dict(table, dict.fromkeys(table, [tiles])):
+        yield
+
+
+@contextmanager
+def warpgroup_tiles(tiles: WarpgroupTiles, products: WgmmaTiles) -> Iterator[None]:
+    """Run flash3 and matmul_wgmma with other tile sizes.
+
+    Parameters
+    ----------
+    tiles : WarpgroupTiles
+        Of the forward pass: `warpgroup_rules`. Head dimensions are fitted to the problem.
+    products : WgmmaTiles
+        Of matmul_wgmma: `wgmma_rules`.
+
+    Raises
+    ------
+    ValueError
+        If the kernels cannot be made with these tile sizes.
+    """
+    if names := broken(warpgroup_rules(tiles)) + broken(wgmma_rules(products)):
+        raise ValueError(f"{tiles} and {products} break these rules: {'; '.join(names)}")
+    forward, matmul = (import_module(f"numba_flash.rungs.{name}") for name in ("flash3_forward", "matmul_wgmma"))
+    with other_plans(), ExitStack() as stack:
+        stack.enter_context(patch.dict(forward.CONFIGS, dict.fromkeys(forward.CONFIGS, [tiles])))
+        stack.enter_context(patch.object(matmul, "CONFIGS", [products]))
         yield

@@ -35,6 +35,8 @@ KERNELS = (
     "kernels.passes.collect",
     "kernels.flash2_mma_forward",
     "kernels.flash2_mma_backward",
+    "kernels.matmul_wgmma",
+    "kernels.flash3_forward",
 )
 
 

@@ -24,6 +24,8 @@ SAMPLE = {
     "sm_75": ("--arch=sm_75", "--dtype=float16", "--dim=64", "--only=flash2_forward"),
     "sm_80": ("--arch=sm_80", "--dtype=bfloat16", "--only=matmul"),
     "tensor-cores": ("--arch=sm_90", "--only=flash2_mma_forward", "--dtype=bfloat16", "--dim=128", "--usual"),
+    "warpgroups": ("--arch=sm_90", "--only=flash3_forward", "--dtype=bfloat16", "--dim=128", "--usual"),
+    "warpgroups-matmul": ("--arch=sm_90", "--only=matmul_wgmma", "--dtype=float16"),
     "gradients": ("--arch=sm_80", "--only=flash2_mma_backward", "--dtype=bfloat16", "--dim=128", "--usual"),
 }
 

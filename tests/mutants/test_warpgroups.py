@@ -1,0 +1,133 @@
+"""The same for kernels of warpgroups."""
+
+from dataclasses import replace
+
+import pytest
+from properties import test_agreement, test_warpgroups
+from properties.test_memory import GuardedMemory
+
+from numba_flash.config import WarpgroupTiles, WgmmaTiles
+from numba_flash.simulator import SIMULATED, Deadlock, DivergentBarrier, MemoryFault, options
+from numba_flash.testing.backends import SIMULATOR
+from numba_flash.testing.case import Case
+from numba_flash.testing.matmul import MatmulCase
+from numba_flash.testing.tiles import warpgroup_tiles
+
+from .mutant import Mutant
+
+pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
+
+FLASH3, WGMMA = "kernels.flash3_forward", "kernels.matmul_wgmma"
+BOXES, WARPGROUPS = "device.boxes", "device.warpgroups"
+WORK = Case(B=1, Hq=3, Hk=1, Nq=130, Nk=90, d=72, dv=80, dtype="float16", causal=True, q_offset=-10)
+POISONED = GuardedMemory(SIMULATOR.library)  # what is not written is NaN
+MATRICES = MatmulCase((3, 136, 264), (264, 200), "float16", None, ("contiguous", "columns"))
+
+
+def PRODUCT():  # noqa: N802
+    """More tiles than blocks, panels, steps than stages."""
+    with warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), WgmmaTiles(128, 192, 2, group=1)), POISONED.used():
+        test_warpgroups.product.holds(SIMULATOR, MATRICES)
+
+
+def FORWARD():  # noqa: N802
+    """More query blocks than blocks, key blocks than stages; two warpgroups that take turns."""
+    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+    with warpgroup_tiles(WarpgroupTiles(128, 32, 64, 64), WgmmaTiles(64, 64, 2)), POISONED.used():
+        test_agreement.test_forward.holds(backend, WORK)
+
+
+MUTANTS = [
+    Mutant("a stage is multiplied before it is full", WGMMA,
+           "mbarrier_wait(smem + FULL + BARRIER_BYTES * stage, parity)", "pass", PRODUCT),
+    Mutant("a stage is filled before it is free", WGMMA,
+           "mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", PRODUCT, "early"),
+    Mutant("a stale stage", WGMMA, "return n % STAGES, n // STAGES & 1", "return 0, n // STAGES & 1", PRODUCT),
+    Mutant("a phase is waited for twice", WGMMA, "n % STAGES, n // STAGES & 1", "n % STAGES, n // STAGES & 0", PRODUCT),
+    Mutant("products are not waited for", WGMMA, "                    wgmma_wait(0)\n", "", PRODUCT),
+    Mutant("registers are not fenced", WGMMA, "                    wgmma_fence()\n", "", PRODUCT),
+    Mutant("nobody frees a stage", WGMMA, "mbarrier_arrive(smem + FREE + BARRIER_BYTES * stage)", "pass", PRODUCT),
+    Mutant("one warpgroup's arrival frees a stage", WGMMA, "init_mbarriers(smem + FREE, STAGES, CONSUMERS)",
+           "init_mbarriers(smem + FREE, STAGES, 1)", PRODUCT),
+    Mutant("half of a stage is expected", WGMMA, "mbarrier_expect(full, STAGE)", "mbarrier_expect(full, STAGE // 2)",
+           PRODUCT),
+    Mutant("maps are not released", WGMMA, "            release_maps()\n", "", PRODUCT),
+    Mutant("a map is not acquired", WGMMA, "acquire_map(maps, B_MAP * MAP_WORDS)", "pass", PRODUCT),
+    Mutant("barriers are not published", WGMMA, "            publish_mbarriers()\n", "", PRODUCT),
+    Mutant("the last tiles are not waited for", WGMMA, """            if copies:
+                wait_stores(0)""", "            pass", PRODUCT),
+    Mutant("sums of the tile before", WGMMA, "                fill(acc, SUMS, ZERO)\n", "", PRODUCT),
+    Mutant("every matrix is the first", WGMMA, "(b * each[0],)", "(0,)", PRODUCT),
+    Mutant("too few registers are given back", WGMMA, "give_registers(FEW)", "give_registers(40)", PRODUCT),
+    Mutant("panels are not swizzled", BOXES, "(first // 4 ^ r) * 4", "first // 4 * 4", PRODUCT),
+    Mutant("a panel is copied before it is written", BOXES, "barrier_sync(barrier, WARPGROUP)  # the panel is written",
+           "pass", PRODUCT, "early"),
+    Mutant("written panels are not fenced", BOXES, "            fence_shared()\n", "", PRODUCT),
+    Mutant("a panel changes while it is copied", BOXES, """            if copies and panel == 0:
+                wait_stores(0)
+            elif copies:
+                wait_stores(PENDING)
+""", "", PRODUCT),
+    Mutant("the first panel of the tile before may still be copied", BOXES, """panel == 0:
+                wait_stores(0)""", """panel == 0:
+                wait_stores(PENDING)""", PRODUCT),
+    Mutant("depth goes along the other axis", WARPGROUPS, "return x * ROW_BYTES // UNIT", "return x * 2 // UNIT",
+           FORWARD),
+    Mutant("every step of the depth is the first", WARPGROUPS, "x % PANEL * 2) // UNIT", "0) // UNIT", PRODUCT),
+    Mutant("panels follow at another distance", WARPGROUPS, "x // PANEL * panel_bytes", "x // PANEL * ROW_BYTES",
+           FORWARD),
+    Mutant("Q is not waited for", FLASH3, "mbarrier_wait(smem + Q_FULL, tile & 1)", "pass", FORWARD),
+    Mutant("Q changes while O leaves through it", FLASH3, "mbarrier_wait(smem + Q_FREE, tile & 1 ^ 1)", "pass", FORWARD,
+           "early"),
+    Mutant("Kj is not waited for", FLASH3, "mbarrier_wait(smem + K_FULL + BARRIER_BYTES * stage, parity)", "pass",
+           FORWARD),
+    Mutant("Vj is not waited for", FLASH3, "mbarrier_wait(smem + V_FULL + BARRIER_BYTES * stage, parity)", "pass",
+           FORWARD),
+    Mutant("Kj is filled before it is free", FLASH3,
+           "mbarrier_wait(smem + K_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
+    Mutant("Vj is filled before it is free", FLASH3,
+           "mbarrier_wait(smem + V_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
+    Mutant("Kj is freed before it has been multiplied", FLASH3, """            wgmma_wait(1)
+            pin(s, SCORES)
+            free(smem + K_FREE, n + 1, leads)""", """            free(smem + K_FREE, n + 1, leads)
+            wgmma_wait(1)
+            pin(s, SCORES)""", FORWARD, "crossed"),
+    Mutant("Vj is freed before P V is done", FLASH3, """            await_number(l[0] + l[1])
+            wgmma_wait(0)
+            pin(acc, OUT)
+            free(smem + V_FREE, n, leads)""", """            free(smem + V_FREE, n, leads)
+            wgmma_wait(0)
+            pin(acc, OUT)""", FORWARD, "crossed"),
+    Mutant("S is not waited for", FLASH3, "            wgmma_wait(1)\n", "", FORWARD),
+    Mutant("P changes while it is multiplied", FLASH3, """            await_number(l[0] + l[1])
+            wgmma_wait(0)""", """            round_to(p, s)
+            wgmma_wait(0)""", FORWARD),
+    Mutant("O is not rescaled", FLASH3, "rescale(acc, alpha)  # line 10", "pass  # line 10", FORWARD),
+    Mutant("the last P V is missing", FLASH3, "        start_sums(acc, p, smem, n)\n        wgmma_wait(0)",
+           "        wgmma_wait(0)", FORWARD),
+    Mutant("nobody has the first turn", FLASH3, "if PING_PONG and me == CONSUMERS - 1:", "if False:", FORWARD),
+    Mutant("a turn is passed to oneself", FLASH3, "(me + 1) % CONSUMERS", "me", FORWARD),
+    Mutant("keys of another head", FLASH3, "keys = (quotient(h, quotient(Hq, Hk)), b)", "keys = (h, b)", FORWARD),
+    Mutant("no key is hidden", FLASH3, "            hide(s, rg, cg, row0, col0, Nk, first, last)", "            pass",
+           FORWARD),
+    Mutant("rows of the other warpgroup", FLASH3, "Qi, leads = smem + me * WARPGROUP_ROWS * ROW_BYTES,",
+           "Qi, leads = smem,", FORWARD),
+    Mutant("blocks of keys of the tile before", FLASH3, "                n = attend(", "                attend(",
+           FORWARD),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_property_fails(mutant):
+    wrong = pytest.raises((AssertionError, MemoryFault, DivergentBarrier, Deadlock))
+    with mutant.alive(), options(landing=mutant.landing), wrong:
+        mutant.killed_by()
+
+
+@pytest.mark.parametrize("landing", ["late", "early", "crossed"])
+@pytest.mark.parametrize("module", [FLASH3, WGMMA, BOXES, WARPGROUPS])
+def test_the_original_does_not(module, landing):
+    """Made anew in the same way, but unchanged."""
+    first = next(mutant for mutant in MUTANTS if mutant.module == module)
+    with replace(first, new=first.old).alive(), options(landing=landing):
+        first.killed_by()

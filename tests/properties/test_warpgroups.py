@@ -1,0 +1,131 @@
+"""The properties of attention and of products by warpgroups, on GPUs of compute capability 9.0 and in the simulator."""
+
+from dataclasses import replace
+
+import pytest
+
+from numba_flash.config import WarpgroupTiles, WgmmaTiles, current_device
+from numba_flash.testing.backends import GPU, SIMULATOR, Backend
+from numba_flash.testing.case import Case
+from numba_flash.testing.matmul import MatmulCase
+from numba_flash.testing.tiles import warpgroup_tiles
+from numba_flash.tiling import round_up
+
+from . import test_agreement as agreement
+from . import test_algebra as algebra
+from . import test_locality as locality
+from . import test_matmul as matmul
+from . import test_memory as memory
+from . import test_merge as merge
+from .for_all import for_all, simulated
+
+PROPERTIES = (
+    agreement.test_forward,
+    algebra.test_ones_give_ones,
+    algebra.test_lse_normalizes_p,
+    algebra.test_grouped_heads_are_repeated_heads,
+    locality.test_unseen_keys_may_hold_anything_finite,
+    locality.test_skipped_blocks_may_hold_nan,
+    locality.test_rows_that_see_nothing,
+    memory.test_views_give_what_their_copies_give,
+    memory.test_repeats_bit_by_bit,
+    memory.test_outputs_are_written_once_and_nothing_else,
+    merge.test_merged_parts_are_the_whole,
+)
+HALVES = ("float16", "bfloat16")
+
+
+@pytest.fixture
+def warpgroups(kernels):
+    """The backend with flash3; the gradients are those of flash2."""
+    if kernels is GPU and current_device(0).compute_capability != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    return kernels.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+
+
+@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__.removeprefix("test_"))
+def test_holds(warpgroups, holds):
+    """A few cases each: a block has more threads than any other kernel's."""
+    holds.search(warpgroups, max_examples=3)
+
+
+@pytest.mark.parametrize(("landing", "seed"), [("late", 0), ("early", 1), ("crossed", None)])
+def test_boxes_and_products_may_land_early_or_late(warpgroups, landing, seed):
+    if warpgroups.name != SIMULATOR.name:
+        pytest.skip("only the simulator can choose")
+    with simulated(landing=landing, seed=seed):
+        agreement.test_forward.search(warpgroups, max_examples=4)
+
+
+# Query blocks that see all, some and none of the key blocks; more work than blocks; rows on 16 bytes and others.
+CASES = [
+    Case(B=1, Hq=3, Hk=1, Nq=130, Nk=70, d=64, dv=64, dtype="float16", causal=True, q_offset=-40),
+    Case(B=2, Hq=1, Hk=1, Nq=70, Nk=90, d=40, dv=24, dtype="bfloat16", window=(20, 5), layouts=("transposed",) * 4),
+    Case(B=1, Hq=2, Hk=2, Nq=66, Nk=40, d=20, dv=13, dtype="float16", layouts=("strided",) * 4),
+    Case(
+        B=1,
+        Hq=1,
+        Hk=1,
+        Nq=20,
+        Nk=33,
+        d=72,
+        dv=136,
+        dtype="float16",
+        softcap=3.0,
+        alibi=("float32", (1, 1)),
+        bias=("float32", (1, 1, 20, 33)),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.Nq}x{case.Nk}-{case.d}-{case.dv}")
+@pytest.mark.parametrize("tiles", [(64, 32, 2), (128, 16, 3), (192, 48, 1)], ids=str)
+def test_other_tiles(warpgroups, tiles, case):
+    """One to three warpgroups that compute, one to three stages."""
+    Br, Bc, stages = tiles
+    with warpgroup_tiles(WarpgroupTiles(Br, Bc, 64, 64, stages), WgmmaTiles(64, 64, 2)):
+        agreement.test_forward.holds(warpgroups, case)
+
+
+@pytest.mark.parametrize("d", [64, 256])
+def test_production_tiles(simulator, d):
+    """The tile sizes that run on a GPU."""
+    case = Case(B=1, Hq=1, Hk=1, Nq=130, Nk=200, d=d, dv=d - 8, dtype="bfloat16", causal=True)
+    agreement.test_forward.holds(simulator.on_tensor_cores("flash3_forward", "flash2_mma_backward"), case)
+
+
+def boxed_products(backend, **restrictions):
+    """Matrices of 16-bit numbers of which rows, or columns, are whole 16 bytes."""
+    layouts = ("contiguous", "padded", "columns")
+    return Backend.matmul_cases(backend, layouts=layouts, dtypes=HALVES, **restrictions).map(in_eights)
+
+
+def in_eights(case):
+    """The same with M, K and N rounded up to multiples of 8, which is what boxes and rows of C ask for."""
+    (*lead, M, K), (*b_lead, _, N) = case.a, case.b
+    M, K, N = (round_up(n, 8) for n in (M, K, N))
+    return replace(case, a=(*lead, M, K), b=(*b_lead, K, N))
+
+
+@for_all(cases=boxed_products)
+def product(backend, case):
+    matmul.agree(backend, case, ["matmul_wgmma"])
+
+
+@pytest.mark.parametrize(("landing", "seed"), [("late", None), ("early", 0), ("crossed", 1)])
+def test_products(warpgroups, landing, seed):
+    with simulated(landing=landing, seed=seed):
+        product.search(warpgroups, max_examples=8)
+
+
+@pytest.mark.parametrize("tiles", [WgmmaTiles(128, 128, 3, group=1), WgmmaTiles(192, 64, 1)], ids=str)
+@pytest.mark.parametrize("layouts", [("contiguous", "columns"), ("columns", "contiguous")], ids="-".join)
+def test_other_tiles_of_products(warpgroups, tiles, layouts):
+    """More tiles than blocks, and more steps than stages; neither M, N nor K is a multiple of a tile's."""
+    case = MatmulCase((2, 200, 264), (2, 264, 136), "bfloat16", "float32", layouts)
+    with warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), tiles):
+        product.holds(warpgroups, case)
+
+
+def test_production_tiles_of_products(simulator):
+    product.holds(simulator, MatmulCase((300, 200), (200, 264), "float16", layouts=("contiguous", "columns")))
