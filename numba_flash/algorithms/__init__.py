@@ -9,6 +9,7 @@ float32 or float64. Line numbers are those of the paper's algorithm.
 from numba_flash.algorithms.attention import attention_naive, attention_one_pass, attention_two_pass
 from numba_flash.algorithms.flash1 import flash1_backward, flash1_forward
 from numba_flash.algorithms.flash2 import flash2_backward, flash2_forward
+from numba_flash.algorithms.flash3 import flash3_forward
 from numba_flash.algorithms.matmul import matmul_naive, matmul_registers, matmul_tiled
 from numba_flash.algorithms.softmax import softmax_online, softmax_safe
 
@@ -20,6 +21,7 @@ __all__ = [
     "flash1_forward",
     "flash2_backward",
     "flash2_forward",
+    "flash3_forward",
     "matmul_naive",
     "matmul_registers",
     "matmul_tiled",

@@ -7,6 +7,7 @@ bits or 32 of 32. A matrix of a tensor is named by its place along the tensor's 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from numba import cuda, uint64
 
@@ -77,7 +78,7 @@ def make_write_panel(dtype: str, columns: int):
     """
     ITEM = ITEMSIZE[dtype]
     FRAGMENTS, ALL = ROW_BYTES // ITEM // 8, columns // 8
-    pair = PAIR.get(dtype)
+    pair: Any = PAIR.get(dtype)
 
     @device
     def write_pair(words, row, column, x, y):

@@ -39,8 +39,9 @@ class Thread(greenlet):
         The thread's asynchronous copies: to shared memory by itself, and to global memory by the tensor copies' unit.
     maps, written_maps
         Tensor maps that the thread has acquired, and those that it has not released.
-    fenced : dict or None
-        Registers, by `id`, and their bytes at the thread's last fence of them for products of its warpgroup.
+    fenced, has_fenced
+        Registers that products of the thread's warpgroup take, by `id`, with their bytes at its last fence of them; has
+        there been one?
     """
 
     def __init__(self, index: int, threadIdx: Dim3) -> None:
@@ -57,7 +58,8 @@ class Thread(greenlet):
         self.copies, self.stores = Copies(block.early), Copies(block.early)
         self.maps: dict[int, TensorMap] = {}
         self.written_maps: list[tuple[Window, int]] = []
-        self.fenced: dict[int, tuple[np.ndarray, bytes | None]] | None = None
+        self.fenced: dict[int, tuple[np.ndarray, bytes | None]] = {}
+        self.has_fenced = False
 
     def run(self) -> None:
         """The kernel, once for every block."""

@@ -61,7 +61,8 @@ def exchange_warpgroup(value: Any, *, name: str, combine: Callable[[list[Any]], 
 def fence_registers() -> None:
     """What the running thread has done to its registers comes before products that it issues from now on."""
     thread = current()
-    thread.fenced = {key: (x, x.tobytes()) for key, (x, _) in (thread.fenced or {}).items()}
+    thread.has_fenced = True
+    thread.fenced = {key: (x, x.tobytes()) for key, (x, _) in thread.fenced.items()}
 
 
 def issue(sums: np.ndarray, operands: Sequence[np.ndarray], uniform: tuple[Any, ...], compute: Any, name: str) -> None:
@@ -141,7 +142,7 @@ def read_shared(thread: Thread, address: int, places: np.ndarray, what: str) -> 
 
 
 def _check_fence(thread: Thread, registers: Sequence[np.ndarray], name: str) -> None:
-    if thread.fenced is None:
+    if not thread.has_fenced:
         raise MemoryFault(f"{name}: {thread} has not fenced its registers (wgmma_fence)")
     for x in registers:
         _, fenced = thread.fenced.setdefault(id(x), (x, x.tobytes()))

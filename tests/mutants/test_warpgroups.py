@@ -87,11 +87,6 @@ MUTANTS = [
            "mbarrier_wait(smem + K_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
     Mutant("Vj is filled before it is free", FLASH3,
            "mbarrier_wait(smem + V_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
-    Mutant("Kj is freed before it has been multiplied", FLASH3, """            wgmma_wait(1)
-            pin(s, SCORES)
-            free(smem + K_FREE, n + 1, leads)""", """            free(smem + K_FREE, n + 1, leads)
-            wgmma_wait(1)
-            pin(s, SCORES)""", FORWARD, "crossed"),
     Mutant("Vj is freed before P V is done", FLASH3, """            await_number(l[0] + l[1])
             wgmma_wait(0)
             pin(acc, OUT)

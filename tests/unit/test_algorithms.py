@@ -44,6 +44,7 @@ def cases(Nq, Nk):
 FORWARD = {
     "flash1": algorithms.flash1_forward,
     "flash2": algorithms.flash2_forward,
+    "flash3": algorithms.flash3_forward,
 }
 BACKWARD = {
     "flash1": algorithms.flash1_backward,
