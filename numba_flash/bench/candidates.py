@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from numba_flash.config import GradientTiles, MatmulTiles, MmaTiles, Tiles
+from numba_flash.config import SHARED_BYTES, GradientTiles, MatmulTiles, MmaTiles, Tiles, WarpgroupTiles, WgmmaTiles
+from numba_flash.rungs import flash3_forward, matmul_wgmma
 from numba_flash.rungs.arguments import padded_width
 from numba_flash.testing.tiles import (
     broken,
@@ -17,11 +18,14 @@ from numba_flash.testing.tiles import (
     key_rules,
     matmul_rules,
     mma_rules,
+    warpgroup_rules,
+    wgmma_rules,
 )
 
 THREADS = (64, 512)  # of a block: fewer cannot hide what they wait for, more leave each too few registers
 SUMS = 160  # that a thread can keep of its 255 registers, where it also needs operands and addresses
 MORE_SUMS = 224  # on tensor cores, whose operands are few
+ADDRESSES = 24  # registers that a thread of a warpgroup needs besides
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,32 @@ def warps(problem: Any) -> Iterator[MmaTiles]:
             yield t
 
 
+def warpgroups(problem: Any) -> Iterator[WarpgroupTiles]:
+    """For flash3_forward: S, P in 16 bits, and O are kept in registers, all tiles in shared memory."""
+    D, DV = flash3_forward.padded(problem.d), flash3_forward.padded(problem.dv)
+    for Br, Bc, stages in product((128, 192), range(48, 192, 16), (2, 3, 4)):
+        t = WarpgroupTiles(Br, Bc, D, DV, stages, full=True)
+        fits = flash3_forward.shared_bytes(t) <= SHARED_BYTES["sm_90"]
+        if fits and usable(t, (1.5 * Bc + DV) / 2, warpgroup_rules(t), t.registers[1] - ADDRESSES):
+            yield t
+
+
+def consumers(problem: Any) -> Iterator[WgmmaTiles]:
+    """For matmul_wgmma: 64 rows of C a warpgroup."""
+    for BM, BN, stages, group in product((128, 192), (64, 128, 192, 256), (3, 4, 5, 6), (4, 8, 16)):
+        t = WgmmaTiles(BM, BN, stages, group=group)
+        fits = matmul_wgmma.shared_bytes(t) <= SHARED_BYTES["sm_90"]
+        if fits and usable(t, BN / 2, wgmma_rules(t), t.registers[1] - ADDRESSES):
+            yield t
+
+
 SPACES = {
     "matmul_registers": Space("CONFIGS", registers),
     "matmul_mma": Space("CONFIGS", warps),
+    "matmul_wgmma": Space("CONFIGS", consumers),
     "flash2_forward": Space("CONFIGS", forward),
     "flash2_backward": Space("KEY_CONFIGS", keys),
     "flash2_mma_forward": Space("CONFIGS", fragments),
     "flash2_mma_backward": Space("CONFIGS", key_fragments),
+    "flash3_forward": Space("CONFIGS", warpgroups),
 }

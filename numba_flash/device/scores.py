@@ -99,8 +99,11 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_hide(piece: AnyPiece, dtype: str):
-    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
+def make_hide(piece: AnyPiece, dtype: str, packed: int = 1):
+    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk.
+
+    Of so many heads `packed` into the tile, each query has a row for each, one behind the other.
+    """
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     NEG_INF = number(dtype).neg_inf
@@ -109,7 +112,7 @@ def make_hide(piece: AnyPiece, dtype: str):
     @device
     def hide(s, rg, cg, row0, col0, Nk, first, last):
         for r in range(TM):
-            row = row0 + row_of(rg, r)
+            row = row0 + row_of(rg, r) // packed
             lowest = clipped(row + first - col0, WIDTH)  # columns of the tile
             beyond = clipped(min(row + last + 1, Nk) - col0, WIDTH)
             for c in range(TN):

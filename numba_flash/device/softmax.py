@@ -91,10 +91,11 @@ def make_rescale(piece: Piece | Fragments):
 
 
 @cache
-def make_finish(piece: Fragments, dtype: str):
+def make_finish(piece: Fragments, dtype: str, packed: int = 1):
     """Make finish(acc, m, l, LSEh, rg, cg, row0, Nq): O = diag(l)^-1 O, and L = m + log(l) is written.
 
-    As `make_online_softmax` leaves them; a row that saw no key gives 0 and -inf.
+    As `make_online_softmax` leaves them; a row that saw no key gives 0 and -inf. Of so many heads `packed` into the
+    tile, each query has a row for each, one behind the other; LSEh is that of the first.
     """
     TM, N = piece.TM, number(dtype)
     ZERO, ONE, NEG_INF, NATS, REAL = N.zero, N.one, N.neg_inf, N.one / N.nat, N.real
@@ -103,10 +104,10 @@ def make_finish(piece: Fragments, dtype: str):
     @device
     def finish(acc, m, l, LSEh, rg, cg, row0, Nq):
         for r in range(TM):
-            row, total = row0 + rg + 8 * r, row_sum(l[r])
+            row, h, total = row0 + (rg + 8 * r) // packed, (rg + 8 * r) % packed, row_sum(l[r])
             l[r] = ZERO if total == ZERO else ONE / total
             if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
+                LSEh[h * Nq + row] = NEG_INF if total == ZERO else m[r] * NATS + REAL(math.log(total))
         rescale(acc, l)
 
     return finish

@@ -14,7 +14,6 @@ Traffic    reads Q once, K and V once for each of Tr query blocks that sees them
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from numba import cuda, float32, int32, int64, uint16, uint32
@@ -30,13 +29,12 @@ from numba_flash.device.fragments import (
     make_write_fragments,
 )
 from numba_flash.device.number import number
-from numba_flash.device.products import make_element
 from numba_flash.device.scores import make_hide, make_modify, make_slope
-from numba_flash.device.softmax import make_online_softmax, make_row_sum
+from numba_flash.device.softmax import make_finish, make_online_softmax, make_rescale
 from numba_flash.device.swizzled import make_load_swizzled
 from numba_flash.device.tiles import fill, head, make_pipeline
 from numba_flash.problem import ScoreOptions
-from numba_flash.ptx import device, global_view, shared_tile
+from numba_flash.ptx import global_view, shared_tile
 from numba_flash.rungs.flash2_mma_forward import pieces
 from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first, quotient
 
@@ -46,9 +44,9 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
     """The kernel for tile sizes, dtype, kinds of loads and stores, and score options; `folded`: see `folds_scale`."""
     Br, Bc, D, DV, TM = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.rows
     scores, out = pieces(tiles)
-    SCORES, OUT, P, TD, HEIGHT = scores.size, out.size, scores.size // 2, out.TN, 8 * TM
+    SCORES, OUT, P, HEIGHT = scores.size, out.size, scores.size // 2, 8 * TM
     n = number(dtype)
-    ZERO, ONE, NEG_INF, NAT, NATS = n.zero, n.one, n.neg_inf, n.nat, n.one / n.nat
+    ZERO, ONE, NEG_INF, NAT = n.zero, n.one, n.neg_inf, n.nat
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
     TIGHT, CHUNKS = tiles.tight, stores == "chunks"
     HEAD = int32 if TIGHT else int64  # of a head's number: with the other one, ptxas runs out of registers
@@ -62,24 +60,9 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
     commit, wait = make_pipeline(loads)
     multiply_qk, multiply_pv = make_multiply_abt_mma(dtype, scores, D), make_multiply_ab_mma(dtype, out, Bc, DV)
     modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
-    online_softmax, row_sum = make_online_softmax(scores, dtype), make_row_sum(scores.CG, scores.apart)
-    round_to, at = make_round(dtype, scores), make_element(out)
+    online_softmax, round_to = make_online_softmax(scores, dtype), make_round(dtype, scores)
+    rescale, finish = make_rescale(out), make_finish(out, dtype)
     write_o = make_write_chunks(dtype, out, D) if CHUNKS else make_write_fragments(dtype, HEIGHT, DV, stores == "pairs")
-
-    @device
-    def rescale(acc, alpha):
-        for r in range(TM):
-            for c in range(TD):
-                acc[at(r, c)] *= alpha[r]
-
-    @device
-    def finish(acc, m, l, LSEh, rg, cg, row0, Nq):  # lines 12 and 13: O = diag(l)^-1 O, L = m + log(l)
-        for r in range(TM):
-            row, total = row0 + rg + 8 * r, row_sum(l[r])
-            l[r] = ZERO if total == ZERO else ONE / total
-            if cg == 0 and row < Nq:
-                LSEh[row] = NEG_INF if total == ZERO else m[r] * NATS + float32(math.log(total))
-        rescale(acc, l)
 
     def flash2_mma_forward(
         Q, Q_strides, K, K_strides, V, V_strides, O, LSE,
@@ -137,7 +120,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
                 rescale(acc, alpha)  # line 10: O = diag(alpha) O + P~ Vj
             round_to(p, s)
             multiply_pv(acc, p, Vj, 0, 0)
-        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)
+        finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)  # lines 12 and 13
         row = i * Br + warp_row
         if CHUNKS:  # by way of the warp's own rows of Qi
             O_words = global_view(O, bh * Nq * dv // 2, uint32)

@@ -63,9 +63,15 @@ from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first, quo
 
 
 @cache
-def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score: ScoreOptions, folded: bool):
-    """The kernel for tile sizes, dtype, kind of stores (of chunks: in boxes) and score options; `folds_scale`."""
+def make_flash3_forward(
+    tiles: WarpgroupTiles, dtype: str, stores: Stores, score: ScoreOptions, folded: bool, packed: int
+):
+    """The kernel for tile sizes, dtype, kind of stores (of chunks: in boxes), score options and query heads of a tile.
+
+    `folded` as in `folds_scale`.
+    """
     Br, Bc, D, DV, STAGES = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages
+    QUERIES, OF_A_GROUP = Br // packed, WARPGROUP_ROWS // packed
     CONSUMERS, PING_PONG, (FEW, MANY) = tiles.consumers, tiles.consumers > 1, tiles.registers
     scores, out = Fragments(Br // 2, 2, Bc // 4), Fragments(Br // 2, 2, DV // 4)
     SCORES, OUT, P = scores.size, out.size, scores.size // 2
@@ -87,9 +93,10 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
     load_v = make_load_panels(DV, Bc, True)
     issue_qk = make_issue_fresh(dtype, Bc, D, Q_PANEL, KV_PANEL)
     issue_pv = make_issue_registers(dtype, DV, Bc, KV_PANEL)
-    modify, hide, slope_of = make_modify(scores, score, dtype), make_hide(scores, dtype), make_slope(score, dtype)
+    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, packed)
+    slope_of = make_slope(score, dtype)
     online_softmax, round_to = make_online_softmax(scores, dtype), make_round(dtype, scores)
-    rescale, finish = make_rescale(out), make_finish(out, dtype)
+    rescale, finish = make_rescale(out), make_finish(out, dtype, packed)
     store_panels = make_store_panels(dtype, DV, Q_PANELS, Br)
     write_o = make_write_fragments(dtype, 16, DV, stores == "pairs")
 
@@ -98,20 +105,20 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
         return n % STAGES, n // STAGES & 1
 
     @device
-    def place(work, Tr, heads, together, Hq):  # of a query block, the number of its head, and that of the batch entry
+    def place(work, Tr, heads, together, H):  # a query block's number, its head of H (or group of heads), batch entry
         i, bh = longest_first(int32(work), Tr, int32(heads), int32(together))
         i, bh = int32(i), int32(bh)
-        b = quotient(bh, Hq)
-        return i, bh, int64(bh - b * Hq), b
+        b = quotient(bh, H)
+        return i, int64(bh - b * H), b
 
     @device
     def copy(smem, maps, sizes, band, heads, together):  # what the thread does that only copies
         Hq, Hk, Nq, Nk, d, dv = sizes
-        Tr, n = int32(cdiv(Nq, Br)), 0
+        Tr, H, n = int32(cdiv(Nq, QUERIES)), Hq // packed, 0
         for tile, work in enumerate(range(cuda.blockIdx.x, Tr * heads, cuda.gridDim.x)):
-            i, _, h, b = place(work, Tr, heads, together, Hq)
-            keys = (quotient(h, quotient(Hq, Hk)), b)
-            begin, end = key_blocks(i, Br, Bc, Nq, Nk, band[0], band[1])
+            i, h, b = place(work, Tr, heads, together, H)
+            keys = (quotient(h, quotient(H, Hk)), b)
+            begin, end = key_blocks(i, QUERIES, Bc, Nq, Nk, band[0], band[1])
             for j in range(begin, max(end, begin + 1)):
                 stage, parity = turn(n)
                 if j < end:
@@ -122,7 +129,7 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
                 if j == begin:
                     mbarrier_wait(smem + Q_FREE, tile & 1 ^ 1)
                     mbarrier_expect(smem + Q_FULL, Q_BYTES)
-                    load_q(smem, maps, Q_MAP, i * Br, 0, (h, b), smem + Q_FULL)
+                    load_q(smem, maps, Q_MAP, 0, 0, (i * QUERIES, h, b), smem + Q_FULL)
                 if j < end:
                     full = smem + V_FULL + BARRIER_BYTES * stage
                     mbarrier_wait(smem + V_FREE + BARRIER_BYTES * stage, parity ^ 1)
@@ -131,21 +138,21 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
                     n += 1
 
     @device
-    def start_scores(s, Qi, smem, n):  # line 8: S = Qi Kj^T, when Kj is there
+    def start_scores(s, Qi, smem, n):  # lines 7 and 8: S = Qi Kj^T, when Kj is there
         stage, parity = turn(n)
         mbarrier_wait(smem + K_FULL + BARRIER_BYTES * stage, parity)
         wgmma_fence()
         issue_qk(s, opaque(Qi), smem + K_AT + stage * K_BYTES)
 
     @device
-    def start_sums(acc, p, smem, n):  # line 10 but for the rescaling: O = O + P~ Vj, when Vj is there
+    def start_sums(acc, p, smem, n):  # lines 9 and 10: O = O + P~ Vj, when Vj is there
         stage, parity = turn(n)
         mbarrier_wait(smem + V_FULL + BARRIER_BYTES * stage, parity)
         wgmma_fence()
         issue_pv(acc, p, smem + V_AT + stage * V_BYTES)
 
     @device
-    def free(first, n, leads):  # a stage may be written again
+    def free(first, n, leads):  # lines 4 and 14: a stage may be written again
         if leads:
             mbarrier_arrive(first + BARRIER_BYTES * (n % STAGES))
 
@@ -160,12 +167,12 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
                 s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, bias_strides, mask,
                 mask_strides,
             )  # fmt: skip
-        if not all_visible(row0, col0, Br, Bc, Nk, first, last):
+        if not all_visible(row0, col0, QUERIES, Bc, Nk, first, last):
             hide(s, rg, cg, row0, col0, Nk, first, last)
 
     @device
     def attend(acc, m, l, s, p, n, smem, me, rows, blocks, sizes, band, factors, views, unit):
-        """Algorithm 2, lines 6 to 16, of one query block and key blocks number n and on; returns the number behind."""
+        """Algorithm 2, lines 3 to 18, of one query block and key blocks number n and on; returns the number behind."""
         (rg, cg, row0), (begin, end) = rows, blocks
         alpha, derivative = cuda.local.array(2, float32), cuda.local.array(SCORES, float32)
         Qi, leads = smem + me * WARPGROUP_ROWS * ROW_BYTES, cuda.threadIdx.x % WARPGROUP == 0
@@ -187,12 +194,12 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
             pin(s, SCORES)
             free(smem + K_FREE, n + 1, leads)
             shape(s, derivative, rg, cg, row0, j * Bc, sizes, band, factors, views)
-            online_softmax(s, m, l, alpha, unit)  # line 9: m, P~, l, while P V is still computed
+            online_softmax(s, m, l, alpha, unit)  # line 12: m, P~, l, while P V is still computed
             await_number(l[0] + l[1])
             wgmma_wait(0)
             pin(acc, OUT)
             free(smem + V_FREE, n, leads)
-            rescale(acc, alpha)  # line 10: O = diag(alpha) O
+            rescale(acc, alpha)  # line 13: O = diag(alpha) O
             round_to(p, s)
             n += 1
         start_sums(acc, p, smem, n)
@@ -212,32 +219,34 @@ def make_flash3_forward(tiles: WarpgroupTiles, dtype: str, stores: Stores, score
         rg, cg = int32(warp_row + lane() // 4), int32(lane() % 4)
         s, p = cuda.local.array(SCORES, float32), cuda.local.array(P, uint32)
         acc, m, l = cuda.local.array(OUT, float32), cuda.local.array(2, float32), cuda.local.array(2, float32)
-        unit, Tr, n = (scale if folded else one) * NAT, int32(cdiv(Nq, Br)), 0
+        unit, Tr, H, n = (scale if folded else one) * NAT, int32(cdiv(Nq, QUERIES)), Hq // packed, 0
         if leads and BOXED:
             acquire_map(maps, O_MAP * MAP_WORDS)
         if PING_PONG and me == CONSUMERS - 1:
             barrier_arrive(TURN, 2 * WARPGROUP)  # the first warpgroup has the first turn
         for tile, work in enumerate(range(cuda.blockIdx.x, Tr * heads, cuda.gridDim.x)):
-            i, bh, h, b = place(work, Tr, heads, together, Hq)
+            i, h, b = place(work, Tr, heads, together, H)
+            row0 = i * QUERIES
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
             views, factors = (bias_h, bias_strides, mask_h, mask_strides), (scale, softcap, slope)
-            begin, end = key_blocks(i, Br, Bc, Nq, Nk, band[0], band[1])
+            begin, end = key_blocks(i, QUERIES, Bc, Nq, Nk, band[0], band[1])
             fill(m, 2, NEG_INF)
             fill(l, 2, ZERO)
             fill(acc, OUT, ZERO)
             fill(s, SCORES, ZERO)
             mbarrier_wait(smem + Q_FULL, tile & 1)
             if begin < end:
-                rows = rg, cg, i * Br
+                rows = rg, cg, row0
                 n = attend(acc, m, l, s, p, n, smem, me, rows, (begin, end), sizes, band, factors, views, unit)
-            finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, i * Br, Nq)  # line 17
+            bh = b * Hq + h * packed
+            finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, row0, Nq)  # line 19
             if BOXED:  # by way of the warpgroup's own rows of Qi
-                row, address = i * Br + mine, smem + mine * ROW_BYTES
-                store_panels(words, mine, address, acc, maps, O_MAP, row, 0, (h, b), OWN + me)
+                address, matrix = smem + mine * ROW_BYTES, (row0 + me * OF_A_GROUP, h, b)
+                store_panels(words, mine, address, acc, maps, O_MAP, 0, 0, matrix, OWN + me)
             else:
-                write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, i * Br + warp_row, 0, Nq, dv)
+                write_o(global_view(O, bh * Nq * dv, uint16), dv, acc, row0 + warp_row, 0, Nq, dv)
             if leads:
                 wait_stores(0)
                 mbarrier_arrive(smem + Q_FREE)

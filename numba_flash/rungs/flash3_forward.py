@@ -56,9 +56,20 @@ def shared_bytes(t: WarpgroupTiles) -> int:
     return panels * ROW_BYTES + BARRIER_BYTES * (4 * t.stages + 2)
 
 
+def heads_packed(problem: AttentionProblem, t: WarpgroupTiles) -> int:
+    """How many query heads that share keys a tile holds: all of a group, if there are few queries of each.
+
+    Each warpgroup needs whole queries, and score options are those of one head.
+    """
+    group = problem.Hq // problem.Hk
+    whole = WARPGROUP_ROWS % group == 0 and kind_of_stores(problem.dv) == "chunks"
+    return group if whole and folds_scale(problem) and 2 * problem.Nq <= t.Br else 1
+
+
 def count_work(problem: AttentionProblem, t: WarpgroupTiles) -> int:
-    """Query blocks, of all heads."""
-    return cdiv(problem.Nq, t.Br) * problem.B * problem.Hq
+    """Query blocks, of all heads or groups of them."""
+    packed = heads_packed(problem, t)
+    return cdiv(problem.Nq, t.Br // packed) * problem.B * problem.Hq // packed
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -70,31 +81,42 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
     t, steps = tiles_of(problem), list[Launch]()
-    operands = []
-    for tensor, rows in ((x.q, t.Br), (x.k, t.Bc), (x.v, t.Bc)):
+    packed = heads_packed(problem, t)
+    sources = []
+    for tensor in (x.q, x.k, x.v):
         source = tensor
         if not fits_boxes(tensor):
             source = empty(x.q, (*tensor.shape[:-1], round_up(tensor.shape[-1], ALIGNED // WIDTH)), tensor.dtype)
             steps += pad.launches(tensor, source)
-        operands += [source, tensor_map(source, rows)]
+        sources.append(source)
+    q, k, v = sources
+    q_map = tensor_map(by_groups(q, packed), packed, t.Br // packed)
     stores = kind_of_stores(problem.dv)
-    config = (t, problem.dtype, stores, problem.score, folds_scale(problem))
+    config = (t, problem.dtype, stores, problem.score, folds_scale(problem), packed)
     kernel = Kernel("flash3_forward", config, t.threads, shared_bytes(t))
     grid = min(count_work(problem, t), device.multiprocessors)
     boxed = stores == "chunks"
-    o_map = tensor_map(o, WARPGROUP_ROWS) if boxed else NO_MAP
+    o_map = tensor_map(by_groups(o, packed), packed, WARPGROUP_ROWS // packed) if boxed else NO_MAP
     results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)))
-    tail = (*score_arguments(problem, x), heads_together(problem, device), problem.B * problem.Hq)
-    return [*steps, Launch(kernel, grid, (*operands, *results, *tail))]
+    together = cdiv(heads_together(problem, device), packed)
+    tail = (*score_arguments(problem, x), together, problem.B * problem.Hq // packed)
+    inputs = (q, q_map, k, tensor_map(k, t.Bc), v, tensor_map(v, t.Bc))
+    return [*steps, Launch(kernel, grid, (*inputs, *results, *tail))]
+
+
+def by_groups(x: Array, packed: int) -> Array:
+    """(B, Hq, N, d) as (B, Hq / packed, N, packed, d): each query of a group of heads has a row for each of them."""
+    (B, H, N, d), (of_b, of_h, of_n, of_d) = x.shape, x.strides
+    return x.strided((B, H // packed, N, packed, d), (of_b, packed * of_h, of_n, of_h, of_d))
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads move, where rows start on 16 bytes."""
     t, p = tiles_of(problem), problem
     heads, work = p.B * p.Hq, count_work(problem, t)
-    met = list(met_keys(p, t))
-    steps = heads * sum(cdiv(keys, t.Bc) for _, keys in met)
-    keys, pairs_met = (heads * sum(n) for n in zip(*((keys, rows * keys) for rows, keys in met), strict=True))
+    met, groups = list(met_keys(p, t)), heads // heads_packed(p, t)
+    steps = groups * sum(cdiv(keys, t.Bc) for _, keys in met)
+    keys, pairs_met = (groups * sum(n) for n in zip(*((keys, rows * keys) for rows, keys in met), strict=True))
     q, v = cdiv(t.D, PANEL) * PANEL, cdiv(t.DV, PANEL) * PANEL
     slopes, pairs = option_bytes(p.score)
     boxed = kind_of_stores(p.dv) == "chunks"
@@ -111,6 +133,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
 
 def met_keys(p: AttentionProblem, t: WarpgroupTiles) -> Iterator[tuple[int, int]]:
     """For every query block of a head how many rows it has, and how many keys the key blocks that it meets."""
-    for i in range(cdiv(p.Nq, t.Br)):
-        begin, end = key_blocks(i, t.Br, t.Bc, p.Nq, p.Nk, p.first, p.last)
-        yield min(t.Br, p.Nq - i * t.Br), min(end * t.Bc, p.Nk) - begin * t.Bc
+    queries = t.Br // heads_packed(p, t)
+    for i in range(cdiv(p.Nq, queries)):
+        begin, end = key_blocks(i, queries, t.Bc, p.Nq, p.Nk, p.first, p.last)
+        yield min(queries, p.Nq - i * queries), min(end * t.Bc, p.Nk) - begin * t.Bc

@@ -16,13 +16,16 @@ WIDTH = 2  # bytes of a number of A and B
 MAPS = 3
 BARRIERS = 2 * 8  # bytes for each stage
 
-CONFIGS = [WgmmaTiles(128, 256, stages=4), WgmmaTiles(128, 128, stages=5)]
+LARGE_FIRST = [WgmmaTiles(128, 256, stages=4), WgmmaTiles(128, 128, stages=5)]
+
+# By the bytes of a number of C.
+CONFIGS = {2: LARGE_FIRST, 4: LARGE_FIRST}
 
 
 def tiles_of(problem: MatmulProblem, device: Device) -> WgmmaTiles:
     """The tile sizes for a problem: the first that give every multiprocessor a tile, else the smallest."""
-    enough = (t for t in CONFIGS if count_tiles(problem, t) >= device.multiprocessors)
-    return next(enough, CONFIGS[-1])
+    choices = CONFIGS[ITEMSIZE[problem.out_dtype]]
+    return next((t for t in choices if count_tiles(problem, t) >= device.multiprocessors), choices[-1])
 
 
 def count_tiles(problem: MatmulProblem, t: WgmmaTiles) -> int:

@@ -35,13 +35,16 @@ def row_elements(dtype: str) -> int:
     return ROW_BYTES // ITEMSIZE[dtype]
 
 
-def tensor_map(x: Array, rows: int) -> TensorMap:
-    """The map of an array that `fits_boxes`, for boxes of so many rows of 128 bytes, of one matrix at a time."""
+def tensor_map(x: Array, rows: int, together: int = 1) -> TensorMap:
+    """The map of an array that `fits_boxes`, for boxes of so many rows of 128 bytes of one matrix.
+
+    Or of the same rows of several matrices `together`, neighbours along the axis before.
+    """
     strides, extent = list[int](), round_up(x.shape[-1] * x.itemsize, ALIGNED)
     for n, step in zip(x.shape[-2::-1], x.strides[-2::-1], strict=True):
         strides.append(step * x.itemsize if n > 1 else extent)
         extent = max(extent, n * strides[-1])
-    box = (row_elements(x.dtype), rows, *[1] * (len(x.shape) - 2))
+    box = (row_elements(x.dtype), rows, together, 1, 1)[: len(x.shape)]
     return TensorMap(x.dtype, tuple(max(n, 1) for n in x.shape[::-1]), tuple(strides), box)
 
 

@@ -315,6 +315,6 @@ def warpgroup_tiles(tiles: WarpgroupTiles, products: WgmmaTiles) -> Iterator[Non
         raise ValueError(f"{tiles} and {products} break these rules: {'; '.join(names)}")
     forward, matmul = (import_module(f"numba_flash.rungs.{name}") for name in ("flash3_forward", "matmul_wgmma"))
     with other_plans(), ExitStack() as stack:
-        stack.enter_context(patch.dict(forward.CONFIGS, dict.fromkeys(forward.CONFIGS, [tiles])))
-        stack.enter_context(patch.object(matmul, "CONFIGS", [products]))
+        for table, choice in ((forward.CONFIGS, tiles), (matmul.CONFIGS, products)):
+            stack.enter_context(patch.dict(table, dict.fromkeys(table, [choice])))
         yield

@@ -20,6 +20,7 @@ KERNELS = (
     "rungs.passes.rows",
     "rungs.passes.collect",
     "rungs.flash2_mma_backward",
+    "rungs.flash3_forward",
     "kernels.matmul_registers",
     "kernels.matmul_mma",
     "kernels.passes.delta",

@@ -16,7 +16,7 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 ATTENTION = test_tensor_cores.copied
-FORWARD, FRAGMENTS = "kernels.flash2_mma_forward", "device.fragments"
+FORWARD, FRAGMENTS, SOFTMAX = "kernels.flash2_mma_forward", "device.fragments", "device.softmax"
 ARRIVED = "cuda.syncthreads()  # Qi, Kj are written; everyone has read the last Vj before it changes"
 READ = "cuda.syncthreads()  # Vj is written; everyone has read Kj before it changes"
 
@@ -30,10 +30,10 @@ MUTANTS = [
     Mutant("the next Kj lands while Kj is read", FORWARD, READ, "pass", ATTENTION, "early"),
     Mutant("Vj lands while the last one is read", FORWARD, ARRIVED, "pass", ATTENTION, "early"),
     Mutant("O is not rescaled", FORWARD, "rescale(acc, alpha)  # line 10", "pass  # line 10", ATTENTION),
-    Mutant("LSE in base 2", FORWARD, "float32(math.log(total))", "float32(math.log2(total))", ATTENTION),
+    Mutant("LSE in base 2", SOFTMAX, "REAL(math.log(total))", "REAL(math.log2(total))", ATTENTION),
     Mutant("all warps own the same rows", FORWARD, "(cuda.threadIdx.x >> 5) * HEIGHT", "0", ATTENTION),
     Mutant("another KV head", FORWARD, "hk = quotient(h, quotient(Hq, Hk))", "hk = h % Hk", ATTENTION),
-    Mutant("l of one lane", FORWARD, "row_sum(l[r])", "l[r]", ATTENTION),
+    Mutant("l of one lane", SOFTMAX, "row_sum(l[r])", "l[r]", ATTENTION),
     Mutant("two neighbours of P change places", FRAGMENTS, "pair(s[2 * n], s[2 * n + 1])",
            "pair(s[2 * n + 1], s[2 * n])", ATTENTION),
     Mutant("K as if it were transposed", FRAGMENTS, "r, c = right_then_down(lane())\n        for left",
@@ -45,7 +45,8 @@ MUTANTS = [
            "(top + 16 * x + (r ^ 1), swizzled(r, col + 8 * n", ATTENTION),
     Mutant("V is loaded as it lies", FRAGMENTS, "ldmatrix_x4_trans(b, 0, Bs, (top + 16 * x",
            "ldmatrix_x4(b, 0, Bs, (top + 16 * x", ATTENTION),
-    Mutant("LSE of neighbouring rows", FORWARD, "row0 + rg + 8 * r, row_sum", "row0 + rg + r, row_sum", ATTENTION),
+    Mutant("LSE of neighbouring rows", SOFTMAX, "row0 + (rg + 8 * r) // packed", "row0 + (rg + r) // packed",
+           ATTENTION),
 ]  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_a_property_fails(mutant):
 
 
 @pytest.mark.parametrize("landing", ["late", "early"])
-@pytest.mark.parametrize("module", [FORWARD, FRAGMENTS])
+@pytest.mark.parametrize("module", [FORWARD, FRAGMENTS, SOFTMAX])
 def test_the_original_does_not(module, landing):
     """Made anew in the same way, but unchanged."""
     first = next(mutant for mutant in MUTANTS if mutant.module == module)

@@ -37,6 +37,13 @@ def FORWARD():  # noqa: N802
         test_agreement.test_forward.holds(backend, WORK)
 
 
+def PACKED():  # noqa: N802
+    """A tile holds all four query heads that share keys."""
+    test_warpgroups.test_a_tile_holds_all_heads_of_a_group(
+        SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward"), test_warpgroups.PACKED[0]
+    )
+
+
 MUTANTS = [
     Mutant("a stage is multiplied before it is full", WGMMA,
            "mbarrier_wait(smem + FULL + BARRIER_BYTES * stage, parity)", "pass", PRODUCT),
@@ -97,12 +104,17 @@ MUTANTS = [
     Mutant("P changes while it is multiplied", FLASH3, """            await_number(l[0] + l[1])
             wgmma_wait(0)""", """            round_to(p, s)
             wgmma_wait(0)""", FORWARD),
-    Mutant("O is not rescaled", FLASH3, "rescale(acc, alpha)  # line 10", "pass  # line 10", FORWARD),
+    Mutant("O is not rescaled", FLASH3, "rescale(acc, alpha)  # line 13", "pass  # line 13", FORWARD),
     Mutant("the last P V is missing", FLASH3, "        start_sums(acc, p, smem, n)\n        wgmma_wait(0)",
            "        wgmma_wait(0)", FORWARD),
     Mutant("nobody has the first turn", FLASH3, "if PING_PONG and me == CONSUMERS - 1:", "if False:", FORWARD),
     Mutant("a turn is passed to oneself", FLASH3, "(me + 1) % CONSUMERS", "me", FORWARD),
-    Mutant("keys of another head", FLASH3, "keys = (quotient(h, quotient(Hq, Hk)), b)", "keys = (h, b)", FORWARD),
+    Mutant("packed heads write each other's LSE", "device.softmax", "LSEh[h * Nq + row]", "LSEh[row]", PACKED),
+    Mutant("a query of a packed tile sees what the next one sees", "device.scores", "row_of(rg, r) // packed",
+           "row_of(rg, r)", PACKED),
+    Mutant("packed heads in the order of others", "rungs.flash3_forward", "(of_b, packed * of_h, of_n, of_h, of_d)",
+           "(of_b, of_h, of_n, H // packed * of_h, of_d)", PACKED),
+    Mutant("keys of another head", FLASH3, "keys = (quotient(h, quotient(H, Hk)), b)", "keys = (h, b)", FORWARD),
     Mutant("no key is hidden", FLASH3, "            hide(s, rg, cg, row0, col0, Nk, first, last)", "            pass",
            FORWARD),
     Mutant("rows of the other warpgroup", FLASH3, "Qi, leads = smem + me * WARPGROUP_ROWS * ROW_BYTES,",

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from numba_flash.config import WarpgroupTiles, WgmmaTiles, current_device
+from numba_flash.ladder import FORWARD
+from numba_flash.rungs import flash3_forward
+from numba_flash.specimen import specimen
 from numba_flash.testing.backends import GPU, SIMULATOR, Backend
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase
@@ -55,6 +58,24 @@ def test_boxes_and_products_may_land_early_or_late(warpgroups, landing, seed):
         pytest.skip("only the simulator can choose")
     with simulated(landing=landing, seed=seed):
         agreement.test_forward.search(warpgroups, max_examples=4)
+
+
+PACKED = [
+    Case(B=1, Hq=8, Hk=2, Nq=7, Nk=50, d=64, dv=64, dtype="float16", causal=True),
+    Case(B=2, Hq=4, Hk=2, Nq=31, Nk=40, d=24, dv=40, dtype="bfloat16", window=(9, 4), layouts=("transposed",) * 4),
+    Case(B=1, Hq=16, Hk=1, Nq=1, Nk=70, d=20, dv=8, dtype="float16", layouts=("strided",) * 4),
+    Case(B=1, Hq=64, Hk=1, Nq=3, Nk=20, d=16, dv=16, dtype="float16", causal=True),
+]
+
+
+@pytest.mark.parametrize("case", PACKED, ids=lambda case: f"{case.Hq}-{case.Hk}-{case.Nq}")
+def test_a_tile_holds_all_heads_of_a_group(warpgroups, case):
+    """If there are few queries of each."""
+    problem = specimen(FORWARD, case.dtype, Hq=case.Hq, Hk=case.Hk, Nq=case.Nq, Nk=case.Nk, dv=case.dv)
+    tiles = WarpgroupTiles(128, 16, 64, 64)
+    assert flash3_forward.heads_packed(problem, tiles) == case.Hq // case.Hk
+    with warpgroup_tiles(tiles, WgmmaTiles(64, 64, 2)):
+        agreement.test_forward.holds(warpgroups, case)
 
 
 # Query blocks that see all, some and none of the key blocks; more work than blocks; rows on 16 bytes and others.
