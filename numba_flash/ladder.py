@@ -143,6 +143,9 @@ FASTEST_FIRST = (
     "flash2_backward", "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
 )  # fmt: skip
 
+# Not tried by "auto" until a GPU has shown that they are right and faster: `kernel=` names them.
+BY_NAME_ONLY = ("matmul_wgmma", "flash3_forward")
+
 
 def device_for(problem: Any) -> Device | None:
     """The device that kernels for a problem would run on; None where there is none."""

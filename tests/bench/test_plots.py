@@ -48,7 +48,8 @@ def roof_rows():
         rungs = [rung for rung in rungs_for(cell) if rung.name not in rows]
         found = counts(cell, rungs)
         for rung in rungs:
-            rate = 40 * rng.random() if cell.unit == "TFLOP/s" else 2000 * rng.random()
+            most = 2000 if cell.unit == "GB/s" else 600 if cell.dtype == "bfloat16" else 40
+            rate = most * rng.random()
             rows[rung.name] = row(cell, rung.name, False, rate, *found[rung.name])
     return list(rows.values())
 
