@@ -1,13 +1,18 @@
 """FlashAttention-3 forward.        New here: while one warpgroup multiplies, the other takes exponentials.
 
 Paper      Shah et al. 2024, arXiv:2407.08608: Algorithm 2, with the ping-pong and the overlap of its section 3.2
-Grid       as many blocks as multiprocessors, each of which goes through every so many query blocks, longest first
+Grid       as many blocks as multiprocessors, each of which goes through every so many query blocks, longest first;
+           a tile holds the few queries of all heads that share keys (`packed`)
            Threads 128: one starts all copies, then 128 for every 64 of Br query rows
 Shapes     Q (B, Hq, Nq, d), K (B, Hk, Nk, d), V (B, Hk, Nk, dv), rows on 16 bytes -> O (B, Hq, Nq, dv), LSE (B, Hq, Nq)
 On chip    | Qi Br x D, then Oi | stages x Kj Bc x D | stages x Vj Bc x DV | barriers |   16 bits, rows of 128 bytes
            s, acc in accumulator fragments of 64 rows a warpgroup, p in fragments of 16 x 16, m, l, alpha   registers
 Invariant  after block j: m = max s, l = sum e^(s-m), acc = sum e^(s-m) v over the keys seen so far, but for acc
            that P V of block j is still to be added
+           Kj, Vj, Qi are FULL when their copy has landed, FREE when every warpgroup has read them; by turns
+Timeline   copies        K0 Q V0 K1 V1 : K2, when all have read K0 : V2, when all have read V0 : ...
+           warpgroup 1   :S0: P0      :S1,P0 V0: P1 while P0 V0  :S2,P1 V1: P2 while P1 V1  : ...
+           warpgroup 2   :S0: P0            :S1,P0 V0: P1 while P0 V0  :S2,P1 V1: P2 ...    : products start by turns
 Units      LSE in nats; s too, or products as they come where the scale is `folded` into `unit`; m in base 2
            P rounded to 16 bits for its product alone
 Edges      a row that sees no key: O = 0, LSE = -inf; blocks outside the band are skipped

@@ -8,6 +8,8 @@ On chip    | stages x (As BM x BK | Bs BK x BN) | C, 2 x 64 rows for each warpgr
            acc 64 x BN float32 of a warpgroup in registers
 Invariant  after step t: acc = sum of A[row, x] B[x, col] over x < (t + 1)*BK
            stage n is FULL when its copies have landed, FREE when every warpgroup has multiplied it; by turns
+Timeline   copies       stages 0 1 2 3 : 0 again, when all have multiplied it : 1 ...         next tile's : ...
+           warpgroups   :0 is full: products : 1 : 2 : 3 : 0 ...   :C by way of shared memory: products ...
 Units      those of the inputs; sums in float32, in the order of the hardware
 Edges      copies give zeros beyond M, N, K and leave out what C has not
 Traffic    reads A cdiv(N, BN) times and B cdiv(M, BM) times; 64 + BN shared numbers for 64*BN products
