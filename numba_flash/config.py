@@ -170,24 +170,18 @@ class MmaTiles:
         return LANES * (self.BM // self.WM) * (self.BN // self.WN)
 
 
-@dataclass(frozen=True)
-class WgmmaTiles:
-    """A block's BM x BN tile of C, BK deep at a time, for warpgroups: each computes 64 rows of it, and one more copies.
+class OfWarpgroups:
+    """A block in which one warpgroup copies, and each of the others computes 64 of its `rows`."""
 
-    So many pairs of tiles of A and B as there are `stages` lie in shared memory. Blocks go through `group` rows of
-    tiles of C together.
-    """
-
-    BM: int
-    BN: int
-    stages: int
-    BK: int = 64
-    group: int = 8
+    @property
+    def rows(self) -> int:
+        """Of a block."""
+        raise NotImplementedError
 
     @property
     def consumers(self) -> int:
         """Warpgroups that compute."""
-        return self.BM // WARPGROUP_ROWS
+        return self.rows // WARPGROUP_ROWS
 
     @property
     def threads(self) -> int:
@@ -201,8 +195,28 @@ class WgmmaTiles:
 
 
 @dataclass(frozen=True)
-class WarpgroupTiles:
-    """The tile sizes of attention by warpgroups: one copies, and each of the others owns 64 of a block's Br query rows.
+class WgmmaTiles(OfWarpgroups):
+    """A block's BM x BN tile of C, BK deep at a time, for warpgroups.
+
+    So many pairs of tiles of A and B as there are `stages` lie in shared memory. Blocks go through `group` rows of
+    tiles of C together.
+    """
+
+    BM: int
+    BN: int
+    stages: int
+    BK: int = 64
+    group: int = 8
+
+    @property
+    def rows(self) -> int:
+        """Of the tile."""
+        return self.BM
+
+
+@dataclass(frozen=True)
+class WarpgroupTiles(OfWarpgroups):
+    """The tile sizes of attention by warpgroups: a block owns Br query rows.
 
     So many pairs of Kj and Vj as there are `stages` lie in shared memory, Bc keys each. Head dimensions are padded to D
     and DV. `full` as in `Tiles`.
@@ -216,19 +230,9 @@ class WarpgroupTiles:
     full: bool = False
 
     @property
-    def consumers(self) -> int:
-        """Warpgroups that compute."""
-        return self.Br // WARPGROUP_ROWS
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return WARPGROUP * (1 + self.consumers)
-
-    @property
-    def registers(self) -> tuple[int, int]:
-        """Of a thread that copies, and of one that computes."""
-        return SHARED_REGISTERS[self.consumers]
+    def rows(self) -> int:
+        """Of the block."""
+        return self.Br
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,20 @@ def make_step(across: bool, panel_bytes: int):
 
 @cache
 def make_issue(
-    dtype: str, columns: int, depth: int, a_bytes: int, b_bytes: int, a_across: bool = False, b_across: bool = False
+    dtype: str,
+    columns: int,
+    depth: int,
+    a_bytes: int,
+    b_bytes: int,
+    a_across: bool = False,
+    b_across: bool = False,
+    fresh: bool = False,
 ):
     """Make issue(acc, a, b): acc (64 x columns) += A @ B, a group of products, A and B at shared addresses.
 
     a_bytes, b_bytes : of a panel
     a_across, b_across : as in `ptx.make_wgmma`
+    fresh : acc = A @ B
     """
     wgmma = make_wgmma(columns, dtype, a_across, b_across)
     step_a, step_b = make_step(a_across, a_bytes), make_step(b_across, b_bytes)
@@ -62,27 +70,10 @@ def make_issue(
     def issue(acc, a, b):
         A, B = matrix_descriptor(a, A_LAYOUT), matrix_descriptor(b, B_LAYOUT)
         for x in range(0, depth, STEP):
-            wgmma(acc, A + step_a(x), B + step_b(x), 1)
+            wgmma(acc, A + step_a(x), B + step_b(x), x > 0 or not fresh)
         wgmma_commit()
 
     return issue
-
-
-@cache
-def make_issue_fresh(dtype: str, columns: int, depth: int, a_bytes: int, b_bytes: int):
-    """Make issue_fresh(acc, a, b): acc = A @ B^T, both with rows along the depth; else as `make_issue`."""
-    wgmma = make_wgmma(columns, dtype, False, False)
-    step_a, step_b = make_step(False, a_bytes), make_step(False, b_bytes)
-    A_LAYOUT, B_LAYOUT = descriptor_layout(a_bytes), descriptor_layout(b_bytes)
-
-    @device
-    def issue_fresh(acc, a, b):
-        A, B = matrix_descriptor(a, A_LAYOUT), matrix_descriptor(b, B_LAYOUT)
-        for x in range(0, depth, STEP):
-            wgmma(acc, A + step_a(x), B + step_b(x), x > 0)
-        wgmma_commit()
-
-    return issue_fresh
 
 
 @cache

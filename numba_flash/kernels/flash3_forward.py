@@ -40,7 +40,7 @@ from numba_flash.device.number import number
 from numba_flash.device.scores import make_hide, make_modify, make_slope
 from numba_flash.device.softmax import make_finish, make_online_softmax, make_rescale
 from numba_flash.device.tiles import fill, head
-from numba_flash.device.warpgroups import make_issue_fresh, make_issue_registers, warpgroup
+from numba_flash.device.warpgroups import make_issue, make_issue_registers, warpgroup
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import (
     acquire_map,
@@ -96,7 +96,7 @@ def make_flash3_forward(
 
     load_q, load_k = (make_load_panels(rows, D, False) for rows in (Br, Bc))
     load_v = make_load_panels(DV, Bc, True)
-    issue_qk = make_issue_fresh(dtype, Bc, D, Q_PANEL, KV_PANEL)
+    issue_qk = make_issue(dtype, Bc, D, Q_PANEL, KV_PANEL, fresh=True)
     issue_pv = make_issue_registers(dtype, DV, Bc, KV_PANEL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, packed)
     slope_of = make_slope(score, dtype)

@@ -104,6 +104,22 @@ def emit_tied(
     return [builder.extract_value(new, n) for n in range(count)]
 
 
+def with_literal(text: str, *, convergent: bool = False) -> Callable[..., Any]:
+    """For `emitted`: a statement that takes one integer, a literal, in place of `NUMBER`."""
+
+    def typing(number: Any) -> Any:
+        if not isinstance(number, types.IntegerLiteral):
+            return None
+
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emit_asm(context, builder, text.replace("NUMBER", str(number.literal_value)), [], convergent=convergent)
+            return context.get_dummy_value()
+
+        return types.void(number), emit
+
+    return typing
+
+
 def emitted(typing: Callable[..., Any]) -> Callable[[Function], Function]:
     """Emit LLVM code: `typing(*argument types)` gives (signature, code generator) or None; the function is the twin.
 

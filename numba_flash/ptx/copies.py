@@ -7,7 +7,14 @@ from typing import Any
 from numba import types
 
 from numba_flash import simulator
-from numba_flash.ptx.codegen import element_pointer, emit_asm, emitted, instruction, narrow_pointer
+from numba_flash.ptx.codegen import (
+    element_pointer,
+    emit_asm,
+    emitted,
+    instruction,
+    narrow_pointer,
+    with_literal,
+)
 
 COPY_BYTES = 16  # the most that one copy moves
 
@@ -66,18 +73,7 @@ def commit_copies() -> None:
     simulator.current().copies.commit()
 
 
-def _wait_copies(pending: Any) -> Any:
-    if not isinstance(pending, types.IntegerLiteral):
-        return None
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        emit_asm(context, builder, f"cp.async.wait_group {pending.literal_value};", [])
-        return context.get_dummy_value()
-
-    return types.void(pending), emit
-
-
-@emitted(_wait_copies)
+@emitted(with_literal("cp.async.wait_group NUMBER;"))
 def wait_copies(pending: int) -> None:
     """Wait until at most the `pending` (a literal) youngest groups of this thread's copies are still in flight."""
     simulator.current().copies.wait(pending)

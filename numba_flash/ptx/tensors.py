@@ -17,7 +17,14 @@ from typing import Any
 from numba import types
 
 from numba_flash import simulator
-from numba_flash.ptx.codegen import element_pointer, emit_asm, emitted, instruction, narrow_pointer
+from numba_flash.ptx.codegen import (
+    element_pointer,
+    emit_asm,
+    emitted,
+    instruction,
+    narrow_pointer,
+    with_literal,
+)
 
 
 def _map_instruction(text: str, *values: Any) -> Callable[..., Any]:
@@ -119,18 +126,7 @@ def commit_stores() -> None:
     simulator.current().stores.commit()
 
 
-def _wait_stores(pending: Any) -> Any:
-    if not isinstance(pending, types.IntegerLiteral):
-        return None
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        emit_asm(context, builder, f"cp.async.bulk.wait_group.read {pending.literal_value};", [])
-        return context.get_dummy_value()
-
-    return types.void(pending), emit
-
-
-@emitted(_wait_stores)
+@emitted(with_literal("cp.async.bulk.wait_group.read NUMBER;"))
 def wait_stores(pending: int) -> None:
     """Wait until shared memory has been read by all but the `pending` (a literal) youngest groups of this thread.
 

@@ -29,13 +29,13 @@ from numba_flash.ptx.arithmetic import NAN
 from numba_flash.ptx.codegen import (
     device,
     dynamic_shared,
-    emit_asm,
     emit_tied,
     emitted,
     instruction,
     load_registers,
     narrow_pointer,
     store_registers,
+    with_literal,
 )
 from numba_flash.tiling import a_place, accumulator_place
 
@@ -86,19 +86,7 @@ def wgmma_commit() -> None:
     simulator.warpgroup.commit()
 
 
-def _wgmma_wait(pending: Any) -> Any:
-    if not isinstance(pending, types.IntegerLiteral):
-        return None
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        text = f"wgmma.wait_group.sync.aligned {pending.literal_value};"
-        emit_asm(context, builder, text, [], convergent=True)
-        return context.get_dummy_value()
-
-    return types.void(pending), emit
-
-
-@emitted(_wgmma_wait)
+@emitted(with_literal("wgmma.wait_group.sync.aligned NUMBER;", convergent=True))
 def wgmma_wait(pending: int) -> None:
     """Wait until at most the `pending` (a literal) youngest groups of the warpgroup's products are in flight."""
     simulator.warpgroup.wait(pending)
@@ -142,28 +130,13 @@ def opaque(address: Any) -> Any:
     return address
 
 
-def _setmaxnreg(how: str) -> Callable[..., Any]:
-    def typing(count: Any) -> Any:
-        if not isinstance(count, types.IntegerLiteral):
-            return None
-
-        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            text = f"setmaxnreg.{how}.sync.aligned.u32 {count.literal_value};"
-            emit_asm(context, builder, text, [], convergent=True)
-            return context.get_dummy_value()
-
-        return types.void(count), emit
-
-    return typing
-
-
-@emitted(_setmaxnreg("dec"))
+@emitted(with_literal("setmaxnreg.dec.sync.aligned.u32 NUMBER;", convergent=True))
 def give_registers(count: int) -> None:
     """Keep so many registers a thread (a literal, a multiple of 8, 24 or more) and leave the rest to other warps."""
     simulator.register_pool.set_registers(count, grows=False)
 
 
-@emitted(_setmaxnreg("inc"))
+@emitted(with_literal("setmaxnreg.inc.sync.aligned.u32 NUMBER;", convergent=True))
 def take_registers(count: int) -> None:
     """Wait until so many registers a thread (a literal, a multiple of 8, 256 or less) are to be had, and take them."""
     simulator.register_pool.set_registers(count, grows=True)
