@@ -389,8 +389,10 @@ def on_16_bytes(x: Array) -> bool:
 def fits_boxes(x: Array) -> bool:
     """Can boxes of an array be copied? Its last axis is contiguous, and rows start a multiple of 16 bytes apart.
 
-    Axes that are repeated or go backwards cannot.
+    Axes that are repeated or go backwards cannot; where there is nothing, everything can.
     """
+    if 0 in x.shape:
+        return True
     steps = [s * x.itemsize for n, s in zip(x.shape[:-1], x.strides[:-1], strict=True) if n > 1]
     contiguous = x.shape[-1] == 1 or x.strides[-1] == 1
     return contiguous and x.address % ALIGNED == 0 and all(s > 0 and s % ALIGNED == 0 for s in steps)

@@ -40,10 +40,10 @@ def tensor_map(x: Array, rows: int, together: int = 1) -> TensorMap:
 
     Or of the same rows of several matrices `together`, neighbours along the axis before.
     """
-    strides, extent = list[int](), round_up(x.shape[-1] * x.itemsize, ALIGNED)
+    strides, extent = list[int](), round_up(max(x.shape[-1], 1) * x.itemsize, ALIGNED)
     for n, step in zip(x.shape[-2::-1], x.strides[-2::-1], strict=True):
-        strides.append(step * x.itemsize if n > 1 else extent)
-        extent = max(extent, n * strides[-1])
+        strides.append(step * x.itemsize if n > 1 and 0 not in x.shape else extent)
+        extent = max(extent, max(n, 1) * strides[-1])
     box = (row_elements(x.dtype), rows, together, 1, 1)[: len(x.shape)]
     return TensorMap(x.dtype, tuple(max(n, 1) for n in x.shape[::-1]), tuple(strides), box)
 
