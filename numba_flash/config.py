@@ -219,7 +219,7 @@ class WarpgroupTiles(OfWarpgroups):
     """The tile sizes of attention by warpgroups: a block owns Br query rows.
 
     So many pairs of Kj and Vj as there are `stages` lie in shared memory, Bc keys each. Head dimensions are padded to D
-    and DV. `full` as in `Tiles`.
+    and DV. `full` as in `Tiles`. Of eight exponentials so many as `multiplied` are computed by multiply-adds.
     """
 
     Br: int
@@ -228,6 +228,7 @@ class WarpgroupTiles(OfWarpgroups):
     DV: int
     stages: int = 2
     full: bool = False
+    multiplied: int = 0
 
     @property
     def rows(self) -> int:

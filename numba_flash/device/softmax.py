@@ -8,6 +8,7 @@ from functools import cache
 from numba import cuda
 
 from numba_flash.config import Fragments, Piece
+from numba_flash.device.exp2 import exp2_float32
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element
 from numba_flash.ptx import device
@@ -16,17 +17,29 @@ ALL_LANES = 0xFFFFFFFF
 
 
 @cache
-def make_online_softmax(piece: Piece | Fragments, dtype: str):
+def make_online_softmax(piece: Piece | Fragments, dtype: str, multiplied: int = 0):
     """Make online_softmax(s, m, l, alpha, unit): s becomes P~; m and l advance; alpha rescales what came before.
 
     P~ = power(s*unit - m), one multiply-add and the power: `unit` is `number(dtype).nat`, times the scale (positive) if
     that has not been applied yet, and m is the row's largest s in this unit, rounded. So alpha is exactly 1 while the
     maximum stays. A row lives in CG lanes. Each lane's l sums its own columns only, until `make_row_sum`.
+
+    multiplied : of eight powers of float32 so many are computed by multiply-adds
     """
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
     ZERO, NEG_INF, power = N.zero, N.neg_inf, N.power
     row_max, at = make_row_max(CG, piece.apart), make_element(piece)
+
+    @device
+    def by_instruction(c, x):
+        return power(x)
+
+    @device
+    def by_either(c, x):
+        return exp2_float32(x) if c % 8 < multiplied else power(x)
+
+    power_of = by_either if multiplied else by_instruction
 
     @device
     def online_softmax(s, m, l, alpha, unit):
@@ -40,7 +53,7 @@ def make_online_softmax(piece: Piece | Fragments, dtype: str):
             m[r] = m_new
             l[r] *= alpha[r]
             for c in range(TN):
-                s[at(r, c)] = power(s[at(r, c)] * unit - pivot)
+                s[at(r, c)] = power_of(c, s[at(r, c)] * unit - pivot)
                 l[r] += s[at(r, c)]
 
     return online_softmax

@@ -100,7 +100,7 @@ def make_flash3_forward(
     issue_pv = make_issue_registers(dtype, DV, Bc, KV_PANEL)
     modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype, packed)
     slope_of = make_slope(score, dtype)
-    online_softmax, round_to = make_online_softmax(scores, dtype), make_round(dtype, scores)
+    online_softmax, round_to = make_online_softmax(scores, dtype, tiles.multiplied), make_round(dtype, scores)
     rescale, finish = make_rescale(out), make_finish(out, dtype, packed)
     store_panels = make_store_panels(dtype, DV, Q_PANELS, Br)
     write_o = make_write_fragments(dtype, 16, DV, stores == "pairs")

@@ -99,6 +99,18 @@ def packed(low: Any, high: Any) -> Any:
     return np.uint32(int(low) | int(high) << 16)
 
 
+@instruction("mov.b32 $0, $1;", reads=[float32], writes=[uint32])
+def float32_to_bits(x: Any) -> Any:
+    """The bits of a float32."""
+    return np.float32(x).view(np.uint32)
+
+
+@instruction("mov.b32 $0, $1;", reads=[uint32], writes=[float32])
+def float32_of_bits(bits: Any) -> Any:
+    """The float32 with these bits, of which the lowest 32 count."""
+    return np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32)
+
+
 @instruction("mov.b64 $0, $1;", reads=[float64], writes=[int64])
 def float64_to_bits(x: Any) -> Any:
     """The bits of a float64, as an integer."""

@@ -60,6 +60,15 @@ def test_boxes_and_products_may_land_early_or_late(warpgroups, landing, seed):
         agreement.test_forward.search(warpgroups, max_examples=4)
 
 
+@pytest.mark.parametrize("multiplied", [3, 8])
+def test_exponentials_by_multiply_adds(warpgroups, multiplied):
+    """All or some of them."""
+    tiles = WarpgroupTiles(64, 32, 64, 64, multiplied=multiplied)
+    with warpgroup_tiles(tiles, WgmmaTiles(64, 64, 2)):
+        agreement.test_forward.search(warpgroups, max_examples=3)
+        algebra.test_lse_normalizes_p.search(warpgroups, max_examples=2)
+
+
 PACKED = [
     Case(B=1, Hq=8, Hk=2, Nq=7, Nk=50, d=64, dv=64, dtype="float16", causal=True),
     Case(B=2, Hq=4, Hk=2, Nq=31, Nk=40, d=24, dv=40, dtype="bfloat16", window=(9, 4), layouts=("transposed",) * 4),
