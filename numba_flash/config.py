@@ -11,6 +11,8 @@ from numba_flash.simulator import SIMULATED
 LANES = 32  # of a warp
 WARPGROUP, WARPGROUP_ROWS = 128, 64  # threads, and rows of a product that they compute together (sm_90a)
 ROW_BYTES, PANEL = 128, 64  # of a row of a box in shared memory, and how many 16-bit numbers it has
+MAP_WORDS = 16  # of 8 bytes: a map of a tensor
+BARRIER_BYTES = 8  # of an mbarrier
 
 # How a block of a warpgroup that copies and so many that compute shares 64K registers: of a thread of either.
 SHARED_REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}

@@ -12,7 +12,7 @@ from typing import Any
 from numba import cuda, uint64
 
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.config import LANES, PANEL, ROW_BYTES, WARPGROUP
+from numba_flash.config import BARRIER_BYTES, LANES, MAP_WORDS, PANEL, ROW_BYTES, WARPGROUP
 from numba_flash.device.fragments import PAIR, lane
 from numba_flash.ptx import (
     barrier_sync,
@@ -27,8 +27,6 @@ from numba_flash.ptx import (
     wait_stores,
 )
 from numba_flash.tiling import accumulator_place, cdiv
-
-BARRIER_BYTES, MAP_WORDS = 8, 16
 
 
 @device

@@ -26,10 +26,19 @@ from functools import cache
 from numba import cuda, float32, int32, int64, uint16, uint32, uint64
 from numba.types import uint8
 
-from numba_flash.config import LANES, PANEL, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, Fragments, Stores, WarpgroupTiles
-from numba_flash.device.boxes import (
+from numba_flash.config import (
     BARRIER_BYTES,
+    LANES,
     MAP_WORDS,
+    PANEL,
+    ROW_BYTES,
+    WARPGROUP,
+    WARPGROUP_ROWS,
+    Fragments,
+    Stores,
+    WarpgroupTiles,
+)
+from numba_flash.device.boxes import (
     init_mbarriers,
     make_load_panels,
     make_store_panels,

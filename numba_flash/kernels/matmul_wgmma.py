@@ -23,10 +23,8 @@ from numba import cuda, float32, uint32, uint64
 
 from numba_flash import ptx
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.config import ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, WgmmaTiles
+from numba_flash.config import BARRIER_BYTES, MAP_WORDS, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, WgmmaTiles
 from numba_flash.device.boxes import (
-    BARRIER_BYTES,
-    MAP_WORDS,
     init_mbarriers,
     make_load_panels,
     make_store_panels,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from numba_flash.arrays import ALIGNED, ITEMSIZE, Array, empty
-from numba_flash.config import PANEL, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, Device, WarpgroupTiles
+from numba_flash.config import BARRIER_BYTES, PANEL, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, Device, WarpgroupTiles
 from numba_flash.problem import AttentionProblem, Operands, fits_boxes
 from numba_flash.rungs.arguments import (
     folds_scale,
@@ -25,7 +25,6 @@ from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
 MAPS = 3  # of q, k and v; if o leaves in boxes, one more
-BARRIER_BYTES = 8
 
 # By padded head dimension. Until they have been timed, the most keys for which no register is spilled.
 CONFIGS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from numba_flash.arrays import ALIGNED, ITEMSIZE, Array
-from numba_flash.config import ROW_BYTES, WARPGROUP_ROWS, Device, WgmmaTiles
+from numba_flash.config import BARRIER_BYTES, ROW_BYTES, WARPGROUP_ROWS, Device, WgmmaTiles
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.rungs.arguments import wgmma_reasons
 from numba_flash.runtime import Kernel, Launch, TensorMap, Written, map_scratch, tensor_map
@@ -14,7 +14,6 @@ from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number of A and B
 MAPS = 3
-BARRIERS = 2 * 8  # bytes for each stage
 
 LARGE_FIRST = [WgmmaTiles(128, 256, stages=4), WgmmaTiles(128, 128, stages=5)]
 
@@ -35,7 +34,7 @@ def count_tiles(problem: MatmulProblem, t: WgmmaTiles) -> int:
 
 def shared_bytes(t: WgmmaTiles) -> int:
     """As and Bs of every stage, two panels of C for each warpgroup, and barriers."""
-    return (t.BM + t.BN) * t.BK * WIDTH * t.stages + 2 * t.BM * ROW_BYTES + BARRIERS * t.stages
+    return (t.BM + t.BN) * t.BK * WIDTH * t.stages + 2 * t.BM * ROW_BYTES + 2 * BARRIER_BYTES * t.stages
 
 
 def why_not(problem: MatmulProblem, device: Device) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from numba_flash import simulator
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.runtime.tensor_map import WORDS, TensorMap
+from numba_flash.config import MAP_WORDS
+from numba_flash.runtime.tensor_map import TensorMap
 from numba_flash.simulator import SIMULATED
 
 
@@ -84,7 +85,7 @@ def letter(arg: Any) -> str:
     if arg is None or isinstance(arg, Array | Written):
         return "P"
     if isinstance(arg, TensorMap):
-        return f"L{WORDS}"
+        return f"L{MAP_WORDS}"
     if isinstance(arg, tuple):
         return f"L{len(arg)}"
     if isinstance(arg, np.floating):

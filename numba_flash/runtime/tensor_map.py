@@ -8,11 +8,10 @@ from functools import cache
 from typing import Any
 
 from numba_flash.arrays import ALIGNED, ITEMSIZE, Array, empty
+from numba_flash.config import MAP_WORDS, ROW_BYTES
 from numba_flash.tiling import round_up
 
-WORDS = 16  # of 8 bytes: a map, as a kernel takes it
-ROW_BYTES = 128  # of a box in shared memory
-NO_MAP = (0,) * WORDS  # an argument for a map that a kernel does not use
+NO_MAP = (0,) * MAP_WORDS  # an argument for a map that a kernel does not use
 ANY_ADDRESS = 1 << 20  # kernels write the tensor's own
 
 
@@ -50,7 +49,7 @@ def tensor_map(x: Array, rows: int, together: int = 1) -> TensorMap:
 
 def map_scratch(like: Array, blocks: int, maps: int) -> Array:
     """Memory where each block of a kernel writes so many maps."""
-    return empty(like, (blocks, maps, WORDS), "float64")  # for its 8 bytes
+    return empty(like, (blocks, maps, MAP_WORDS), "float64")  # for its 8 bytes
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 
 from numba_flash import flash_attention, matmul, simulator
 from numba_flash.arrays import read
-from numba_flash.config import SHARED_BYTES, WarpgroupTiles, WgmmaTiles, device_of_arch
+from numba_flash.config import ROW_BYTES, SHARED_BYTES, WarpgroupTiles, WgmmaTiles, device_of_arch
 from numba_flash.ladder import FORWARD, LADDER, MATMUL
 from numba_flash.matmul_problem import matmul_request
 from numba_flash.problem import Reasons, fits_boxes
@@ -15,7 +15,7 @@ from numba_flash.rungs import flash3_forward, matmul_wgmma
 from numba_flash.rungs.passes import pad
 from numba_flash.runtime import TensorMap, launch, signature, tensor_map
 from numba_flash.runtime.gpu import several
-from numba_flash.runtime.tensor_map import ROW_BYTES, words
+from numba_flash.runtime.tensor_map import words
 from numba_flash.specimen import EVERY_OPTION, specimen
 from numba_flash.testing.layouts import LAYOUTS
 from numba_flash.testing.tiles import broken, warpgroup_rules, warpgroup_tiles, wgmma_rules
