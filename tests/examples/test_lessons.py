@@ -18,7 +18,8 @@ from numba_flash.tiling import a_place, accumulator_place, b_place, swizzled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LESSONS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
-WITHOUT_A_PICTURE = {"11_step_through.py", "13_step_a_warp.py"} | ({"08_kinds_of_memory.py"} if SIMULATED else set())
+STEPPED = {"11_step_through.py", "13_step_a_warp.py", "14_copies_and_products.py"}
+WITHOUT_A_PICTURE = STEPPED | ({"08_kinds_of_memory.py"} if SIMULATED else set())
 
 
 @pytest.fixture
@@ -257,3 +258,29 @@ def test_step_a_warp():
         np.testing.assert_allclose(shown["m"][0][lane], [*largest, 0, 0], rtol=1e-3)
         for seen in (weights, shown["p"][0], shown["acc"][0]):
             np.testing.assert_allclose(seen[lane], held_twice(lane, P, accumulator_place), rtol=1e-3)
+
+
+def test_copies_and_products():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "14_copies_and_products.py"], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    timeline, _, rest = done.stdout.partition("largest error: ")
+    lines = timeline.splitlines()[1:]
+    columns = {
+        first: [line.strip() for line in lines if len(line) - len(line.lstrip()) == first] for first in (0, 24, 56)
+    }
+    copies, *warpgroups = columns.values()
+    assert [line for line in copies if line.startswith("copies")] == [
+        "copies K 0", "copies Q", "copies V 0", "copies K 1", "copies V 1", "copies K 0", "copies V 0", "copies K 1",
+        "copies V 1", "copies K 0", "copies V 0",
+    ]  # fmt: skip
+    for events in warpgroups:
+        assert events.count("has its exponentials") == events.count("S is there") == 4  # and one block before the loop
+        for n, event in enumerate(events):
+            if event == "has its exponentials":
+                assert events[n + 1] == "all products are done"
+    figures = {line[:32].strip(): line[32:].split() for line in rest.splitlines()[2:] if line}
+    assert float(rest.splitlines()[0]) < 1e-3 and all(float(x) < 1e-3 for x in figures["none"])
+    assert figures["V is not waited for"][0] == "MemoryFault"
+    assert {"Deadlock", "MemoryFault"} >= {*figures["K is copied before it is free"]}
