@@ -147,6 +147,7 @@ def add_soak(soak: argparse.ArgumentParser) -> None:
     add("--backend", choices=("gpu", "cpu", "simulator"), help="gpu where there is one, else cpu")
     add("--workers", type=int, help="processes (as many as cores)")
     add("--only", nargs="+", action="extend", default=[], metavar="PROPERTY", help="those whose name contains one")
+    add("--kernel", default="", metavar="NAME", help="attention by this rung or family (flash2)")
     add("--properties", type=Path, metavar="FOLDER", help="a package of test modules (tests/properties of a checkout)")
     add("--memory", type=float, default=4, metavar="GIB", help="the most that a worker may take (4)")
     add("--json", type=Path, metavar="FILE", help="write the counts and failures here too")

@@ -25,6 +25,7 @@ from rich.table import Table
 
 import numba_flash
 from numba_flash.arrays import gpu_count
+from numba_flash.ladder import FORWARD, LADDER, named
 from numba_flash.soak.worker import GIB, Order, Turn, work_in_process
 
 FAILED, UNUSABLE = 1, 2  # exit statuses
@@ -64,7 +65,7 @@ def run_soak(options: Namespace, console: Console | None = None) -> int:
     """Run the command: 0 if every property held, 1 if not or if a worker was lost, 2 if the command cannot run."""
     console = console or Console(width=None if sys.stdout.isatty() else 140)
     folder, backend = properties_folder(options), options.backend or ("gpu" if gpu_count() else "cpu")
-    if why := why_not(folder, backend):
+    if why := why_not(folder, backend, options.kernel):
         console.print(f"numba_flash soak: {why}", markup=False, highlight=False)
         return UNUSABLE
     workers = options.workers or os.cpu_count() or 1
@@ -72,7 +73,8 @@ def run_soak(options: Namespace, console: Console | None = None) -> int:
     console.print(f"{workers} workers on the {backend} for {options.seconds:.0f} s, seeds from {seed}", highlight=False)
     until = time.time() + options.seconds
     orders = [
-        Order(seed + n, backend, folder, tuple(options.only), until, int(options.memory * GIB)) for n in range(workers)
+        Order(seed + n, backend, folder, tuple(options.only), until, int(options.memory * GIB), options.kernel)
+        for n in range(workers)
     ]
     tally, start = Tally(), time.time()
     with Progress(console=console, transient=True) as progress:
@@ -93,13 +95,16 @@ def properties_folder(options: Namespace) -> Path:
     return (options.properties or Path(numba_flash.__file__).parents[1] / "tests" / "properties").resolve()
 
 
-def why_not(folder: Path, backend: str) -> str:
+def why_not(folder: Path, backend: str, kernel: str) -> str:
     """Why the command cannot run; empty if it can."""
     missing = [name for name in ("hypothesis", "pytest") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} missing: pip install 'numba_flash[test]'"
     if not list(folder.glob("test_*.py")):
         return f"no test modules in {folder}: run it in a checkout, or name a package with --properties"
+    if kernel and len(named(FORWARD, kernel)) != 1:
+        known = ", ".join(rung.name for rung in LADDER if rung.operation == FORWARD and rung.on_gpu)
+        return f"no attention kernel {kernel!r} (there are {known})"
     if backend == "gpu" and gpu_count() == 0:
         return "needs an NVIDIA GPU that CuPy can use (--backend cpu needs none)"
     return ""

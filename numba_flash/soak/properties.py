@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
+from numba_flash.ladder import BACKWARD, FORWARD, LADDER, named
 from numba_flash.problem import FLOATS
 from numba_flash.testing import backends
 from numba_flash.testing.backends import Backend
@@ -72,6 +73,17 @@ def backend_named(name: str) -> Backend:
     return next(b for b in vars(backends).values() if isinstance(b, Backend) and b.name == name)
 
 
+def with_kernel(backend: Backend, kernel: str) -> Backend:
+    """The same with another rung or family of attention, and its gradients or else those of the newest flash2."""
+    if not kernel:
+        return backend
+    (rung,) = named(FORWARD, kernel)
+    backward = next((r.name for r in LADDER if (r.operation, r.family) == (BACKWARD, rung.family)), "")
+    if set(rung.dtypes) < set(FLOATS):
+        return backend.on_tensor_cores(rung.name, backward or "flash2_mma_backward")
+    return replace(backend, kernel=rung.name, backward=backward)
+
+
 def with_few_kernels(backend: Backend, seed: int) -> Backend:
     """A backend that compiles, for one worker: one dtype and one padded head dimension, with score options or without.
 
@@ -80,7 +92,7 @@ def with_few_kernels(backend: Backend, seed: int) -> Backend:
     """
     if not backend.sizes.get("few_kernels"):
         return backend
-    choices = list(product(FLOATS, DEPTHS, (OPTIONS, OPTIONS - SCORE_OPTIONS)))
+    choices = list(product(backend.sizes.get("dtypes", FLOATS), DEPTHS, (OPTIONS, OPTIONS - SCORE_OPTIONS)))
     dtype, depths, options = choices[7 * seed % len(choices)]
     narrowed: dict[str, Any] = {
         f.name: {**getattr(backend, f.name), "dtypes": (dtype,)} for f in fields(backend) if f.name.endswith("sizes")

@@ -23,6 +23,7 @@ class Order:
 
     until : the time at which it ends, in seconds since the epoch
     memory : the most that it may take, in bytes, on the host and on the GPU
+    kernel : a rung or family of attention, in place of the backend's
     """
 
     seed: int
@@ -31,6 +32,7 @@ class Order:
     only: tuple[str, ...]
     until: float
     memory: int
+    kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ def work(order: Order, report: Callable[[Turn], None]) -> None:
     TooMuchMemoryError
         when the process has taken more than the order allows
     """
-    from numba_flash.soak.properties import backend_named, find_properties, with_few_kernels
+    from numba_flash.soak.properties import backend_named, find_properties, with_few_kernels, with_kernel
     from numba_flash.soak.search import Search
     from numba_flash.testing.tiles import tiny_tiles
 
-    backend = with_few_kernels(backend_named(order.backend), order.seed)
+    backend = with_few_kernels(with_kernel(backend_named(order.backend), order.kernel), order.seed)
     if backend.name == "gpu":
         limit_gpu_memory(order.memory)
     found = [(p, p.strategy(backend)) for p in find_properties(order.folder, order.only)]

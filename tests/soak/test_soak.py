@@ -13,7 +13,14 @@ from interpreter import environment
 from numba_flash.__main__ import main
 from numba_flash.rungs.arguments import padded_width
 from numba_flash.soak import command, search
-from numba_flash.soak.properties import Property, backend_named, common_to, find_properties, with_few_kernels
+from numba_flash.soak.properties import (
+    Property,
+    backend_named,
+    common_to,
+    find_properties,
+    with_few_kernels,
+    with_kernel,
+)
 from numba_flash.soak.search import Search
 from numba_flash.soak.worker import Order, TooMuchMemoryError, work
 from numba_flash.testing.backends import CPU, GPU, SIMULATOR, Backend
@@ -52,6 +59,17 @@ def test_workers_meet_every_kernel_choice_and_few_kernels_each():
     }
     assert len(choices) == 24
     assert with_few_kernels(CPU, 1) is CPU and with_few_kernels(SIMULATOR, 1) is SIMULATOR
+
+
+def test_another_kernel():
+    assert with_kernel(CPU, "") is CPU
+    older = with_kernel(SIMULATOR, "flash1_forward")
+    assert (older.kernel, older.backward) == ("flash1_forward", "flash1_backward")
+    for name, backward in (("flash2_mma", "flash2_mma_backward"), ("flash3", "flash2_mma_backward")):
+        newer = with_kernel(GPU, name)
+        assert (newer.kernel, newer.backward) == (f"{name}_forward", backward)
+        dtypes = {with_few_kernels(newer, seed).sizes["dtypes"] for seed in range(12)}
+        assert dtypes == {("float16",), ("bfloat16",)}
 
 
 @pytest.mark.parametrize("seed", range(6))
