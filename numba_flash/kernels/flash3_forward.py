@@ -116,6 +116,7 @@ def make_flash3_forward(
 
     @device
     def turn(n):  # of key block number n in a block's life: the stage, and the parity of its phase
+        n = uint32(n)  # that cannot be negative: a division of few instructions
         return n % STAGES, n // STAGES & 1
 
     @device
@@ -168,7 +169,7 @@ def make_flash3_forward(
     @device
     def free(first, n, leads):  # lines 4 and 14: a stage may be written again
         if leads:
-            mbarrier_arrive(first + BARRIER_BYTES * (n % STAGES))
+            mbarrier_arrive(first + BARRIER_BYTES * (uint32(n) % STAGES))
 
     @device
     def shape(s, derivative, rg, cg, row0, col0, sizes, band, factors, views):  # products become scores
