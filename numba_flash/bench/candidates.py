@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from numba_flash.config import SHARED_BYTES, GradientTiles, MatmulTiles, MmaTiles, Tiles, WarpgroupTiles, WgmmaTiles
-from numba_flash.rungs import flash3_forward, matmul_wgmma
+from numba_flash.config import GradientTiles, MatmulTiles, MmaTiles, Tiles, WarpgroupTiles, WgmmaTiles
+from numba_flash.rungs import flash3_forward
 from numba_flash.rungs.arguments import padded_width
 from numba_flash.testing.tiles import (
     broken,
@@ -102,12 +102,11 @@ def warps(problem: Any) -> Iterator[MmaTiles]:
 
 
 def warpgroups(problem: Any) -> Iterator[WarpgroupTiles]:
-    """For flash3_forward: S, P in 16 bits, and O are kept in registers, all tiles in shared memory."""
+    """For flash3_forward: S, P in 16 bits, and O are kept in registers."""
     D, DV = flash3_forward.padded(problem.d), flash3_forward.padded(problem.dv)
     for Br, Bc, stages, multiplied in product((128, 192), range(48, 192, 16), (2, 3, 4), (0, 1, 2, 3)):
         t = WarpgroupTiles(Br, Bc, D, DV, stages, full=True, multiplied=multiplied)
-        fits = flash3_forward.shared_bytes(t) <= SHARED_BYTES["sm_90"]
-        if fits and usable(t, (1.5 * Bc + DV) / 2, warpgroup_rules(t), t.registers[1] - ADDRESSES):
+        if usable(t, (1.5 * Bc + DV) / 2, warpgroup_rules(t), t.registers[1] - ADDRESSES):
             yield t
 
 
@@ -115,8 +114,7 @@ def consumers(problem: Any) -> Iterator[WgmmaTiles]:
     """For matmul_wgmma: 64 rows of C a warpgroup."""
     for BM, BN, stages, group in product((128, 192), (64, 128, 192, 256), (3, 4, 5, 6), (4, 8, 16)):
         t = WgmmaTiles(BM, BN, stages, group=group)
-        fits = matmul_wgmma.shared_bytes(t) <= SHARED_BYTES["sm_90"]
-        if fits and usable(t, BN / 2, wgmma_rules(t), t.registers[1] - ADDRESSES):
+        if usable(t, BN / 2, wgmma_rules(t), t.registers[1] - ADDRESSES):
             yield t
 
 

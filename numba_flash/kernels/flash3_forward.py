@@ -38,12 +38,7 @@ from numba_flash.config import (
     Stores,
     WarpgroupTiles,
 )
-from numba_flash.device.boxes import (
-    init_mbarriers,
-    make_load_panels,
-    make_store_panels,
-    write_map,
-)
+from numba_flash.device.boxes import init_mbarriers, make_load_panels, make_store_panels, write_map
 from numba_flash.device.fragments import lane, make_round, make_write_fragments
 from numba_flash.device.number import number
 from numba_flash.device.scores import make_hide, make_modify, make_slope
@@ -127,7 +122,7 @@ def make_flash3_forward(
         return i, int64(bh - b * H), b
 
     @device
-    def copy(smem, maps, sizes, band, heads, together):  # what the thread does that only copies
+    def copy_tiles(smem, maps, sizes, band, heads, together):  # what the thread does that only copies
         Hq, Hk, Nq, Nk, d, dv = sizes
         Tr, H, n = int32(cdiv(Nq, QUERIES)), Hq // packed, 0
         for tile, work in enumerate(range(cuda.blockIdx.x, Tr * heads, cuda.gridDim.x)):
@@ -168,11 +163,12 @@ def make_flash3_forward(
 
     @device
     def free(first, n, leads):  # lines 4 and 14: a stage may be written again
+        stage, _ = turn(n)
         if leads:
-            mbarrier_arrive(first + BARRIER_BYTES * (uint32(n) % STAGES))
+            mbarrier_arrive(first + BARRIER_BYTES * stage)
 
     @device
-    def shape(s, derivative, rg, cg, row0, col0, sizes, band, factors, views):  # products become scores
+    def to_scores(s, derivative, rg, cg, row0, col0, sizes, band, factors, views):  # products become scores
         _, _, Nq, Nk, _, _ = sizes
         first, last, q_offset = band
         scale, softcap, slope = factors
@@ -195,7 +191,7 @@ def make_flash3_forward(
         wgmma_wait(0)
         pin(s, SCORES)
         free(smem + K_FREE, n, leads)
-        shape(s, derivative, rg, cg, row0, begin * Bc, sizes, band, factors, views)
+        to_scores(s, derivative, rg, cg, row0, begin * Bc, sizes, band, factors, views)
         online_softmax(s, m, l, alpha, unit)
         round_to(p, s)
         for j in range(begin + 1, end):  # the products S = Q Kj^T and P V of the block before run behind one another
@@ -208,7 +204,7 @@ def make_flash3_forward(
             wgmma_wait(1)
             pin(s, SCORES)
             free(smem + K_FREE, n + 1, leads)
-            shape(s, derivative, rg, cg, row0, j * Bc, sizes, band, factors, views)
+            to_scores(s, derivative, rg, cg, row0, j * Bc, sizes, band, factors, views)
             online_softmax(s, m, l, alpha, unit)  # line 12: m, P~, l, while P V is still computed
             await_number(l[0] + l[1])
             wgmma_wait(0)
@@ -293,7 +289,7 @@ def make_flash3_forward(
                 acquire_map(maps, Q_MAP * MAP_WORDS)
                 acquire_map(maps, K_MAP * MAP_WORDS)
                 acquire_map(maps, V_MAP * MAP_WORDS)
-                copy(smem, maps, sizes, band, heads, together)
+                copy_tiles(smem, maps, sizes, band, heads, together)
         else:
             take_registers(MANY)
             options = bias, bias_strides, mask, mask_strides, slopes, slopes_strides

@@ -24,12 +24,7 @@ from numba import cuda, float32, uint32, uint64
 from numba_flash import ptx
 from numba_flash.arrays import ITEMSIZE
 from numba_flash.config import BARRIER_BYTES, MAP_WORDS, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, WgmmaTiles
-from numba_flash.device.boxes import (
-    init_mbarriers,
-    make_load_panels,
-    make_store_panels,
-    write_map,
-)
+from numba_flash.device.boxes import init_mbarriers, make_load_panels, make_store_panels, write_map
 from numba_flash.device.number import number
 from numba_flash.device.tiles import fill
 from numba_flash.device.warpgroups import make_issue, warpgroup

@@ -7,14 +7,7 @@ from typing import Any
 from numba import types
 
 from numba_flash import simulator
-from numba_flash.ptx.codegen import (
-    element_pointer,
-    emit_asm,
-    emitted,
-    instruction,
-    narrow_pointer,
-    with_literal,
-)
+from numba_flash.ptx.codegen import element_pointer, emit_asm, emitted, instruction, narrow_pointer, with_literal
 
 COPY_BYTES = 16  # the most that one copy moves
 

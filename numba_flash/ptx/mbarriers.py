@@ -44,9 +44,7 @@ def mbarrier_arrive(barrier: Any) -> None:
 @instruction("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", reads=[uint32, uint32], memory=True)
 def mbarrier_expect(barrier: Any, nbytes: Any) -> None:
     """Arrive, and announce so many bytes, which copies will report."""
-    waiting = simulator.phase_barriers.barrier_at(barrier)
-    waiting.owed += int(nbytes)
-    waiting.arrive()
+    simulator.phase_barriers.barrier_at(barrier).arrive(int(nbytes))
 
 
 @instruction(WAIT, reads=[uint32, uint32], memory=True)

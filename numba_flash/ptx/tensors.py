@@ -17,14 +17,7 @@ from typing import Any
 from numba import types
 
 from numba_flash import simulator
-from numba_flash.ptx.codegen import (
-    element_pointer,
-    emit_asm,
-    emitted,
-    instruction,
-    narrow_pointer,
-    with_literal,
-)
+from numba_flash.ptx.codegen import element_pointer, emit_asm, emitted, instruction, narrow_pointer, with_literal
 
 
 def _map_instruction(text: str, *values: Any) -> Callable[..., Any]:
@@ -62,11 +55,14 @@ def acquire_map(maps: Any, at: Any) -> None:
     simulator.tensor_copies.acquire_map(maps, at)
 
 
-def _box(text: Callable[[str], str], loads: bool) -> Callable[..., Any]:
-    """Of a box: shared address, map, place in it, coordinates, and if it `loads`, a barrier."""
+def _box(text: str) -> Callable[..., Any]:
+    """Of a box: shared address, map, place in it, coordinates, and if the statement has one, a barrier."""
 
     def typing(address: Any, maps: Any, at: Any, corner: Any, *barrier: Any) -> Any:
         rank = len(corner)
+        numbers = ", ".join(f"${n}" for n in range(2, 2 + rank))
+        statement = text.replace("RANK", f"{rank}d").replace("BOX", f"[$1, {{{numbers}}}]")
+        statement = statement.replace("BARRIER", f"${2 + rank}")
 
         def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             from numba.cuda import cgutils
@@ -78,28 +74,20 @@ def _box(text: Callable[[str], str], loads: bool) -> Callable[..., Any]:
                 operands.append((types.int32, context.cast(builder, coordinate, have, types.int32)))
             for given, have in zip(args[4:], barrier, strict=True):
                 operands.append((types.uint32, context.cast(builder, given, have, types.uint32)))
-            numbers = ", ".join(f"${n}" for n in range(2, 2 + rank))
-            statement = text(f"[$1, {{{numbers}}}]").replace("RANK", f"{rank}d").replace("BARRIER", f"${2 + rank}")
             emit_asm(context, builder, statement, operands)
             return context.get_dummy_value()
 
         return types.void(address, maps, at, corner, *barrier), emit
 
-    def with_barrier(address: Any, maps: Any, at: Any, corner: Any, barrier: Any) -> Any:
-        return typing(address, maps, at, corner, barrier)
-
-    def without(address: Any, maps: Any, at: Any, corner: Any) -> Any:
-        return typing(address, maps, at, corner)
-
-    return with_barrier if loads else without
+    return typing
 
 
-LOAD = "cp.async.bulk.tensor.RANK.shared::cluster.global.mbarrier::complete_tx::bytes [$0], {box}, [BARRIER];"
-STORE = "cp.async.bulk.tensor.RANK.global.shared::cta.bulk_group {box}, [$0];"
-ADD = "cp.reduce.async.bulk.tensor.RANK.global.shared::cta.add.tile.bulk_group {box}, [$0];"
+LOAD = "cp.async.bulk.tensor.RANK.shared::cluster.global.mbarrier::complete_tx::bytes [$0], BOX, [BARRIER];"
+STORE = "cp.async.bulk.tensor.RANK.global.shared::cta.bulk_group BOX, [$0];"
+ADD = "cp.reduce.async.bulk.tensor.RANK.global.shared::cta.add.tile.bulk_group BOX, [$0];"
 
 
-@emitted(_box(lambda box: LOAD.replace("{box}", box), loads=True))
+@emitted(_box(LOAD))
 def load_box(address: Any, maps: Any, at: Any, corner: Any, barrier: Any) -> None:
     """Start to copy the box whose first element is `corner`, a tuple, to shared memory, and report to a barrier.
 
@@ -108,13 +96,13 @@ def load_box(address: Any, maps: Any, at: Any, corner: Any, barrier: Any) -> Non
     simulator.tensor_copies.load_box(address, maps, at, corner, barrier)
 
 
-@emitted(_box(lambda box: STORE.replace("{box}", box), loads=False))
+@emitted(_box(STORE))
 def store_box(address: Any, maps: Any, at: Any, corner: Any) -> None:
     """Start to copy a box from shared memory to the tensor; for `commit_stores` and `wait_stores`."""
     simulator.tensor_copies.store_box(maps, at, corner, address, add=False)
 
 
-@emitted(_box(lambda box: ADD.replace("{box}", box), loads=False))
+@emitted(_box(ADD))
 def add_box(address: Any, maps: Any, at: Any, corner: Any) -> None:
     """As `store_box`, adding to the tensor's elements, float32, which others may add to at the same time."""
     simulator.tensor_copies.store_box(maps, at, corner, address, add=True)

@@ -38,9 +38,10 @@ from numba_flash.ptx.codegen import (
     store_registers,
     with_literal,
 )
+from numba_flash.ptx.matrices import places
 from numba_flash.tiling import a_place, accumulator_place
 
-ROWS, DEPTH, WARPS, LANES = 64, 16, 4, 32  # of a product; of a warpgroup
+ROWS, DEPTH, WARPS = 64, 16, 4  # of a product; of a warpgroup
 EIGHT_ROWS = 8 * ROW_BYTES
 KINDS = {"float16": ("f16", np.float16), "bfloat16": ("bf16", ml_dtypes.bfloat16)}
 SWIZZLE_128 = 1 << 62  # in a descriptor
@@ -151,8 +152,7 @@ def make_wgmma(columns: int, dtype: str, a_across: bool = False, b_across: bool 
     dtype : "float16" or "bfloat16"
     a_across, b_across : do rows of shared memory lie along A's rows (B's columns), rather than along the depth?
     """
-    count = columns // 2
-    text = _product(columns, dtype, "$A", f"{int(a_across)}, {int(b_across)}")
+    text = _product(columns, dtype, 0, f"{int(a_across)}, {int(b_across)}")
     compute = _make_compute(columns, dtype, a_across, b_across)
 
     def typing(acc: Any, a: Any, b: Any, keep: Any) -> Any:
@@ -161,14 +161,14 @@ def make_wgmma(columns: int, dtype: str, a_across: bool = False, b_across: bool 
                 (want, context.cast(builder, x, have, want))
                 for x, have, want in zip(args[1:], (a, b, keep), (uint64, uint64, types.int32), strict=True)
             ]
-            _emit_product(context, builder, text, acc, args[0], count, operands, a_words=1)
+            _emit_product(context, builder, text, acc, args[0], columns, operands)
             return context.get_dummy_value()
 
         return types.void(acc, a, b, keep), emit
 
     @emitted(typing)
     def wgmma(acc: Any, a: Any, b: Any, keep: Any) -> None:
-        simulator.warpgroup.issue(acc, (), (int(a), int(b), bool(keep)), compute, "wgmma")
+        simulator.warpgroup.issue(acc, (), (int(a), int(b), bool(keep)), compute)
 
     return wgmma
 
@@ -176,8 +176,7 @@ def make_wgmma(columns: int, dtype: str, a_across: bool = False, b_across: bool 
 @cache
 def make_wgmma_registers(columns: int, dtype: str, b_across: bool = True) -> Any:
     """Make wgmma_registers(acc, a, n, b): acc += A @ B, A is fragment n of a, four uint32 a thread."""
-    count = columns // 2
-    text = _product(columns, dtype, "{$A}", f"{int(b_across)}")
+    text = _product(columns, dtype, 4, f"{int(b_across)}")
     compute = _make_compute_registers(columns, dtype, b_across)
 
     def typing(acc: Any, a: Any, n: Any, b: Any) -> Any:
@@ -186,37 +185,35 @@ def make_wgmma_registers(columns: int, dtype: str, b_across: bool = True) -> Any
             operands = [(types.uint32, word) for word in words]
             operands.append((uint64, context.cast(builder, args[3], b, uint64)))
             operands.append((types.int32, context.get_constant(types.int32, 1)))
-            _emit_product(context, builder, text, acc, args[0], count, operands, a_words=4)
+            _emit_product(context, builder, text, acc, args[0], columns, operands)
             return context.get_dummy_value()
 
         return types.void(acc, a, n, b), emit
 
     @emitted(typing)
     def wgmma_registers(acc: Any, a: Any, n: Any, b: Any) -> None:
-        simulator.warpgroup.issue(acc, (a,), (int(n), int(b)), compute, "wgmma")
+        simulator.warpgroup.issue(acc, (a,), (int(n), int(b)), compute)
 
     return wgmma_registers
 
 
-def _product(columns: int, dtype: str, a: str, across: str) -> str:
-    """The statement; ACC, $A, $B and $KEEP are to be numbered."""
+def _product(columns: int, dtype: str, registers: int, across: str) -> str:
+    """The statement over accumulators, which count as written and as read, A (0 registers: a descriptor), B, keep."""
     kind, _ = KINDS[dtype]
-    return (
-        "{ .reg .pred keep; setp.ne.b32 keep, $KEEP, 0; "
-        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} {{ACC}}, {a}, $B, keep, 1, 1, {across}; }}"
-    )
+    sums = ", ".join(f"${n}" for n in range(columns // 2))
+    a = "{" + ", ".join(f"${columns + n}" for n in range(registers)) + "}" if registers else f"${columns}"
+    b = columns + max(registers, 1)
+    product = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind}"
+    keep = f".reg .pred keep; setp.ne.b32 keep, ${b + 1}, 0;"
+    return f"{{ {keep} {product} {{{sums}}}, {a}, ${b}, keep, 1, 1, {across}; }}"
 
 
 def _emit_product(
-    context: Any, builder: Any, text: str, acc: Any, sums: Any, count: int, operands: list[Any], a_words: int
+    context: Any, builder: Any, text: str, acc: Any, sums: Any, columns: int, operands: list[Any]
 ) -> None:
     """Emit it over accumulators, which are changed in place, and (type, value) operands: A, B, keep."""
     place = (context, builder, acc, sums, types.intp, context.get_constant(types.intp, 0))
-    first = 2 * count  # the operands come behind the accumulators, as written and as read
-    text = text.replace("{ACC}", "{" + ", ".join(f"${n}" for n in range(count)) + "}")
-    text = text.replace("$A", ", ".join(f"${first + n}" for n in range(a_words)))
-    text = text.replace("$B", f"${first + a_words}").replace("$KEEP", f"${first + a_words + 1}")
-    registers = load_registers(*place, count)
+    registers = load_registers(*place, columns // 2)
     store_registers(*place, emit_tied(context, builder, text, types.float32, registers, operands))
 
 
@@ -246,9 +243,8 @@ def _make_compute_registers(columns: int, dtype: str, b_across: bool) -> Callabl
 
 def _places(place: Callable[[int, int], tuple[int, int]], elements: int) -> tuple[Any, Any]:
     """The rows and columns, in a warpgroup's 64 rows, of all elements of all its threads."""
-    table = np.array([[place(lane, n) for n in range(elements)] for lane in range(LANES)] * WARPS)
-    rows = table[..., 0] + np.repeat(np.arange(WARPS) * 16, LANES)[:, None]
-    return rows, table[..., 1]
+    rows, columns = places(place, elements)
+    return np.concatenate([rows + 16 * warp for warp in range(WARPS)]), np.tile(columns, (WARPS, 1))
 
 
 A_PLACES, C_PLACES = _places(a_place, 8), _places(accumulator_place, 4)

@@ -55,13 +55,18 @@ def shared_bytes(t: WarpgroupTiles) -> int:
     return panels * ROW_BYTES + BARRIER_BYTES * (4 * t.stages + 2)
 
 
+def leaves_in_boxes(problem: AttentionProblem) -> bool:
+    """Do rows of o start on 16 bytes?"""
+    return kind_of_stores(problem.dv) == "chunks"
+
+
 def heads_packed(problem: AttentionProblem, t: WarpgroupTiles) -> int:
     """How many query heads that share keys a tile holds: all of a group, if there are few queries of each.
 
     Each warpgroup needs whole queries, and score options are those of one head.
     """
     group = problem.Hq // problem.Hk
-    whole = WARPGROUP_ROWS % group == 0 and kind_of_stores(problem.dv) == "chunks"
+    whole = WARPGROUP_ROWS % group == 0 and leaves_in_boxes(problem)
     return group if whole and folds_scale(problem) and 2 * problem.Nq <= t.Br else 1
 
 
@@ -94,7 +99,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     config = (t, problem.dtype, stores, problem.score, folds_scale(problem), packed)
     kernel = Kernel("flash3_forward", config, t.threads, shared_bytes(t))
     grid = min(count_work(problem, t), device.multiprocessors)
-    boxed = stores == "chunks"
+    boxed = leaves_in_boxes(problem)
     o_map = tensor_map(by_groups(o, packed), packed, WARPGROUP_ROWS // packed) if boxed else NO_MAP
     results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)))
     together = cdiv(heads_together(problem, device), packed)
@@ -118,7 +123,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     keys, pairs_met = (groups * sum(n) for n in zip(*((keys, rows * keys) for rows, keys in met), strict=True))
     q, v = cdiv(t.D, PANEL) * PANEL, cdiv(t.DV, PANEL) * PANEL
     slopes, pairs = option_bytes(p.score)
-    boxed = kind_of_stores(p.dv) == "chunks"
+    boxed = leaves_in_boxes(p)
     maps = min(work, device.multiprocessors) * (MAPS + boxed) * ROW_BYTES
     return Traffic(
         global_read=(heads * p.Nq * p.d + keys * (p.d + p.dv)) * WIDTH

@@ -32,8 +32,8 @@ class PhaseBarrier:
         self.flights: list[Callable[[], None]] = []
         self.published = False
 
-    def arrive(self) -> None:
-        """One thread arrives.
+    def arrive(self, nbytes: int = 0) -> None:
+        """One thread arrives, and announces so many bytes.
 
         Raises
         ------
@@ -42,28 +42,29 @@ class PhaseBarrier:
         """
         if self.missing == 0:
             raise MemoryFault(f"{current()} arrives at {self}, which has all of its {self.count} arrivals")
+        self.owed += nbytes
         self.missing -= 1
         self._end_phase()
 
     def deliver(self, land: Callable[[], None], nbytes: int, early: bool) -> None:
         """A copy of so many bytes that `land` makes."""
 
-        def arrive() -> None:
+        def report() -> None:
             land()
             self.owed -= nbytes
 
         if early:
-            arrive()
+            report()
             self._end_phase()
         else:
-            self.flights.append(arrive)
+            self.flights.append(report)
 
     def has_passed(self, parity: int) -> bool:
         """Is the last phase of this parity over? Somebody waits for it: copies land that nothing else holds up."""
         if self.phase % 2 == parity and self.missing == 0:
             flights, self.flights = self.flights, []
-            for arrive in flights:
-                arrive()
+            for report in flights:
+                report()
             self._end_phase()
         return self.phase % 2 != parity
 

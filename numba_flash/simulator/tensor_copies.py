@@ -24,7 +24,7 @@ RANK = 5  # axes at most
 ROW = 128  # bytes of a swizzled row
 ALIGNMENT = 64  # bytes of a map
 MARK = 0x7E45 << 32  # in the second word: these are the words of a map
-PLACES, POINTERS = "tensor maps that have been released", "where tensors lie"
+RELEASED, POINTERS = "tensor maps that have been released", "where tensors lie"
 
 
 class TensorMap(NamedTuple):
@@ -85,7 +85,7 @@ def set_address(maps: Window, at: Any, pointer: Pointer) -> None:
 def release_maps() -> None:
     """Whoever acquires them sees the maps that the running thread has written."""
     thread = current()
-    released = thread.block.registry.setdefault(PLACES, {})
+    released = thread.block.registry.setdefault(RELEASED, {})
     for maps, at in thread.written_maps:
         released[_key(maps, at)] = tuple(int(word) for word in _words(maps, at, "read"))
     thread.written_maps.clear()
@@ -100,7 +100,7 @@ def acquire_map(maps: Window, at: Any) -> None:
         If none has been released there.
     """
     thread = current()
-    words = thread.block.registry.get(PLACES, {}).get(_key(maps, at))
+    words = thread.block.registry.get(RELEASED, {}).get(_key(maps, at))
     if words is None:
         raise MemoryFault(f"{thread}: no tensor map has been released at element {at}")
     thread.maps[_key(maps, at)] = decode(words, thread.block.registry[POINTERS][words[0]])

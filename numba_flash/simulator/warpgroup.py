@@ -65,7 +65,7 @@ def fence_registers() -> None:
     thread.fenced = {key: (x, x.tobytes()) for key, (x, _) in thread.fenced.items()}
 
 
-def issue(sums: np.ndarray, operands: Sequence[np.ndarray], uniform: tuple[Any, ...], compute: Any, name: str) -> None:
+def issue(sums: np.ndarray, operands: Sequence[np.ndarray], uniform: tuple[Any, ...], compute: Any) -> None:
     """Start a product.
 
     Parameters
@@ -78,18 +78,18 @@ def issue(sums: np.ndarray, operands: Sequence[np.ndarray], uniform: tuple[Any, 
         compute(thread, sums of all threads, operands of all threads, uniform) writes all sums.
     """
     thread = current()
-    _check_fence(thread, (sums, *operands), name)
+    _check_fence(thread, (sums, *operands))
 
     def start(lanes: list[Any]) -> None:
         if len({says for _, _, _, says in lanes}) > 1:
-            raise DivergentBarrier(f"{name}: the threads of a warpgroup, {thread} among them, name different operands")
+            raise DivergentBarrier(f"wgmma: the threads of a warpgroup, {thread} among them, name different operands")
         threads, all_sums, all_operands, _ = zip(*lanes, strict=True)
         product = Product(threads, all_sums, lambda: compute(thread, all_sums, all_operands, uniform))
         products_of(thread).open.append(product)
         if thread.block.early_products:
             _run(product)
 
-    exchange_warpgroup((thread, sums, operands, uniform), name=name, combine=start)
+    exchange_warpgroup((thread, sums, operands, uniform), name="wgmma", combine=start)
 
 
 def commit() -> None:
@@ -141,13 +141,13 @@ def read_shared(thread: Thread, address: int, places: np.ndarray, what: str) -> 
     return proxy.read(low).astype(np.uint16) | proxy.read(low + 1).astype(np.uint16) << 8
 
 
-def _check_fence(thread: Thread, registers: Sequence[np.ndarray], name: str) -> None:
+def _check_fence(thread: Thread, registers: Sequence[np.ndarray]) -> None:
     if not thread.has_fenced:
-        raise MemoryFault(f"{name}: {thread} has not fenced its registers (wgmma_fence)")
+        raise MemoryFault(f"wgmma: {thread} has not fenced its registers (wgmma_fence)")
     for x in registers:
         _, fenced = thread.fenced.setdefault(id(x), (x, x.tobytes()))
         if fenced != x.tobytes():
-            raise MemoryFault(f"{name}: {thread} has used registers since its last wgmma_fence that a product takes")
+            raise MemoryFault(f"wgmma: {thread} has used registers since its last wgmma_fence that a product takes")
 
 
 def _run(product: Product) -> None:

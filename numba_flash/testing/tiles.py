@@ -178,10 +178,10 @@ def warpgroup_rules(t: WarpgroupTiles) -> Rules:
 def wgmma_rules(t: WgmmaTiles) -> Rules:
     """What matmul_wgmma asks of its tile sizes."""
     return {
-        "one to three warpgroups own 64 rows each": t.BM % 64 == 0 and t.consumers in SHARED_REGISTERS,
+        "one to three warpgroups own 64 rows of C each": t.BM % 64 == 0 and t.consumers in SHARED_REGISTERS,
         "a product is at most 256 wide, in whole panels": 0 < t.BN <= 256 and t.BN % 64 == 0,
         "a stage is a panel deep": t.BK == 64,
-        "there are stages": t.stages > 0,
+        "there are stages of A and B": t.stages > 0,
     }
 
 
@@ -191,7 +191,7 @@ def broken(rules: Rules) -> list[str]:
 
 
 @contextmanager
-def only_these(tables: Sequence[tuple[dict[Any, Any], Tiles | GradientTiles]], rules: Rules) -> Iterator[None]:
+def only_these(tables: Sequence[tuple[dict[Any, Any], Any]], rules: Rules) -> Iterator[None]:
     """Tables of tile sizes in which the only choice is the one beside each, if all rules hold."""
     if names := broken(rules):
         chosen = " and ".join(dict.fromkeys(str(tiles) for _, tiles in tables))
@@ -312,10 +312,7 @@ def warpgroup_tiles(tiles: WarpgroupTiles, products: WgmmaTiles) -> Iterator[Non
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    if names := broken(warpgroup_rules(tiles)) + broken(wgmma_rules(products)):
-        raise ValueError(f"{tiles} and {products} break these rules: {'; '.join(names)}")
     forward, matmul = (import_module(f"numba_flash.rungs.{name}") for name in ("flash3_forward", "matmul_wgmma"))
-    with other_plans(), ExitStack() as stack:
-        for table, choice in ((forward.CONFIGS, tiles), (matmul.CONFIGS, products)):
-            stack.enter_context(patch.dict(table, dict.fromkeys(table, [choice])))
+    tables = (forward.CONFIGS, tiles), (matmul.CONFIGS, products)
+    with only_these(tables, warpgroup_rules(tiles) | wgmma_rules(products)):
         yield
