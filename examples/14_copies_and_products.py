@@ -1,7 +1,7 @@
 # %% [markdown]
-# # 14. One thread copies, warpgroups multiply
-# flash3_forward (numba_flash/kernels/flash3_forward.py) has no barrier at which all threads meet. One thread starts
-# copies of whole tiles; two warpgroups, four warps each, start products and take exponentials. They know of each other
+# # 14. One warp copies, warpgroups multiply
+# flash3_forward (numba_flash/kernels/flash3_forward.py) has no barrier at which all threads meet. A warp starts copies
+# of whole tiles; two warpgroups, four warps each, start products and take exponentials. They know of each other
 # through barriers in shared memory: a tile is *full* when its copy has landed, *free* when everyone has multiplied it.
 # This script runs the kernel in the simulator, writes down who does what in which order, and then leaves out waits.
 #
@@ -56,24 +56,26 @@ def name_of(barrier):
 @contextmanager
 def watched(events):
     """Note what the watched threads do, after they have done it."""
+    latest = {}
 
     def note(words, function):
         def noting(*args):
             result = function(*args)
             role = ROLES.get(simulator.current().index)
             if role:
-                events.append((role, words(*args)))
+                latest[role] = words(*args, after=latest.get(role, ""))
+                events.append((role, latest[role]))
             return result
 
         return noting
 
     notes = {
-        "mbarrier_expect": lambda barrier, nbytes: f"copies {name_of(barrier).replace(' full', '')}",
-        "mbarrier_wait": lambda barrier, parity: f"{name_of(barrier)}",
-        "mbarrier_arrive": lambda barrier: f"{name_of(barrier)}: arrives",
-        "wgmma_wait": lambda pending: "S is there" if pending else "all products are done",
-        "await_number": lambda x: "has its exponentials",
-        "barrier_sync": lambda number, threads: "its turn to start products",
+        "mbarrier_expect": lambda barrier, nbytes, after: f"copies {name_of(barrier).replace(' full', '')}",
+        "mbarrier_wait": lambda barrier, parity, after: f"{name_of(barrier)}",
+        "mbarrier_arrive": lambda barrier, after: f"{name_of(barrier)}: arrives",
+        "wgmma_wait": lambda pending, after: "S is there" if pending else "all products are done",
+        "await_number": lambda x, after: "goes on" if after.endswith("arrives") else "has its exponentials",
+        "barrier_sync": lambda number, threads, after: "its turn to start products",
     }
     with ExitStack() as stack:
         for name, words in notes.items():

@@ -16,6 +16,8 @@ for function in (
     tiling.sees,
     tiling.seen_keys,
     tiling.key_blocks,
+    tiling.key_blocks_around,
+    tiling.block_around,
     tiling.query_blocks,
     tiling.longest_first,
     tiling.all_visible,

@@ -121,6 +121,9 @@ def plain_problems(operation: str) -> Iterator[Any]:
             yield replace(problem, vector=False)
         if attention and problem.real != dtype:
             yield from (replace(problem, d=d - less, dv=d - less) for less in (4, 3))  # rows that end inside 16 bytes
+        if attention and problem.real != dtype and not more:  # larger tiles; work by a counter
+            yield replace(problem, Nq=768, Nk=768, last=768)
+            yield replace(problem, B=64, Nq=512, Nk=512, last=0)
         if operation == MATMUL and problem.real != dtype:
             yield replace(problem, out_dtype=problem.real)
             yield replace(problem, K=problem.K + 4)

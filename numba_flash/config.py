@@ -13,9 +13,11 @@ WARPGROUP, WARPGROUP_ROWS = 128, 64  # threads, and rows of a product that they 
 ROW_BYTES, PANEL = 128, 64  # of a row of a box in shared memory, and how many 16-bit numbers it has
 MAP_WORDS = 16  # of 8 bytes: a map of a tensor
 BARRIER_BYTES = 8  # of an mbarrier
+WARPS = WARPGROUP // LANES  # of a warpgroup
+TASK_NUMBERS = 8  # of 4 bytes, by which the warp that copies tells others what there is to do
 
 # How a block of a warpgroup that copies and so many that compute shares 64K registers: of a thread of either.
-SHARED_REGISTERS = {1: (56, 256), 2: (24, 240), 3: (32, 160)}
+SHARED_REGISTERS = {1: (56, 256), 2: (40, 232), 3: (32, 160)}
 APART = 2  # how far apart the lanes of a warp that share a row of a `Piece` are: `device.products.make_place`
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
@@ -220,8 +222,9 @@ class WgmmaTiles(OfWarpgroups):
 class WarpgroupTiles(OfWarpgroups):
     """The tile sizes of attention by warpgroups: a block owns Br query rows.
 
-    So many pairs of Kj and Vj as there are `stages` lie in shared memory, Bc keys each. Head dimensions are padded to D
-    and DV. `full` as in `Tiles`. Of eight exponentials so many as `multiplied` are computed by multiply-adds.
+    In shared memory lie so many Qi as `queries`, and of Kj and Vj, Bc keys each, so many pairs as `stages`. Head
+    dimensions are padded to D and DV. `full` as in `Tiles`. Of eight exponentials so many as `multiplied` are computed
+    by multiply-adds.
     """
 
     Br: int
@@ -231,6 +234,7 @@ class WarpgroupTiles(OfWarpgroups):
     stages: int = 2
     full: bool = False
     multiplied: int = 0
+    queries: int = 1
 
     @property
     def rows(self) -> int:

@@ -61,6 +61,28 @@ def key_blocks(i, Br, Bc, Nq, Nk, first, last):
     return low // Bc, cdiv(high, Bc)
 
 
+def key_blocks_around(i, Br, Bc, Nq, Nk, first, last):
+    """The key blocks that query block i meets, in an order in which edges come first: blocks with a pair not seen.
+
+    How many blocks there are; how many edges; and the order (`block_around`): how many edges are to the right of what
+    all rows see, which come from the last one on, then the first of all blocks and the one behind the last.
+    """
+    row, behind = i * Br, min((i + 1) * Br, Nq)
+    seen, unseen = max(0, row + first), min(Nk, behind + last)  # by some row
+    if unseen <= seen:
+        return 0, 0, (0, 0, 0)
+    begin, end = seen // Bc, cdiv(unseen, Bc)
+    low, high = cdiv(max(0, behind - 1 + first), Bc), max(0, min(Nk, row + last + 1)) // Bc  # by every row
+    if high <= low:
+        return end - begin, end - begin, (end - begin, begin, end)
+    return end - begin, end - begin - (high - low), (end - high, begin, end)
+
+
+def block_around(n, right, begin, end):
+    """Number n of the key blocks in an order of `key_blocks_around`."""
+    return end - 1 - n if n < right else begin + n - right
+
+
 def longest_first(block, Tr, heads, together):
     """Which query block of which head is number `block` of the Tr * heads blocks that a GPU starts in order.
 

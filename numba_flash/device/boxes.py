@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from numba import cuda, uint64
+from numba import cuda, int32, uint64
 
 from numba_flash.arrays import ITEMSIZE
 from numba_flash.config import BARRIER_BYTES, LANES, MAP_WORDS, PANEL, ROW_BYTES, WARPGROUP
@@ -68,6 +68,12 @@ def make_load_panels(length: int, depth: int, across: bool):
     return load_across if across else load_along
 
 
+@device
+def row_of_thread():
+    """The first row that this thread holds of its warpgroup's accumulators; the other is 8 rows further."""
+    return int32(cuda.threadIdx.x % WARPGROUP // LANES * 16 + lane() // 4)
+
+
 @cache
 def make_write_panel(dtype: str, columns: int):
     """Make write_panel(words, top, acc, panel): a panel of a warpgroup's accumulator to words[top : top + 64].
@@ -91,7 +97,7 @@ def make_write_panel(dtype: str, columns: int):
     @device
     def write_panel(words, top, acc, panel):
         r, c = accumulator_place(lane(), 0)  # of 8 rows, one to a swizzled place of 16 bytes
-        row = top + cuda.threadIdx.x % WARPGROUP // LANES * 16 + r
+        row = top + row_of_thread()
         for n in range(min(FRAGMENTS, ALL - panel * FRAGMENTS)):
             first = (8 * n + c) * ITEM // 4
             column = (first // 4 ^ r) * 4 + first % 4
@@ -100,6 +106,31 @@ def make_write_panel(dtype: str, columns: int):
                 write(words, row + 8 * half, column, acc[x], acc[x + 1])
 
     return write_panel
+
+
+@cache
+def make_store_rows(dtype: str, columns: int, apart: int):
+    """Make store_rows(words, top, address, acc, maps, n, row, col, matrix, barrier): an accumulator to row, col of C.
+
+    As `make_store_panels`, at once: there is a place for every panel, which no copy reads any more.
+    """
+    WIDTH = ROW_BYTES // ITEMSIZE[dtype]
+    PANELS = cdiv(columns, WIDTH)
+    write_panel = make_write_panel(dtype, columns)
+
+    @device
+    def store_rows(words, top, address, acc, maps, n, row, col, matrix, barrier):
+        for panel in range(PANELS):
+            write_panel(words, top + panel * apart, acc, panel)
+        fence_shared()
+        barrier_sync(barrier, WARPGROUP)  # all rows are written
+        if cuda.threadIdx.x % WARPGROUP == 0:
+            for panel in range(PANELS):
+                place = address + panel * apart * ROW_BYTES
+                store_box(place, maps, MAP_WORDS * n, (col + panel * WIDTH, row) + matrix)
+            commit_stores()
+
+    return store_rows
 
 
 @cache

@@ -99,11 +99,8 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
 
 
 @cache
-def make_hide(piece: AnyPiece, dtype: str, packed: int = 1):
-    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk.
-
-    Of so many heads `packed` into the tile, each query has a row for each, one behind the other.
-    """
+def make_hide(piece: AnyPiece, dtype: str):
+    """Make hide(s, rg, cg, row0, col0, Nk, first, last): -inf where the key is outside the band or beyond Nk."""
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     NEG_INF = number(dtype).neg_inf
@@ -112,7 +109,7 @@ def make_hide(piece: AnyPiece, dtype: str, packed: int = 1):
     @device
     def hide(s, rg, cg, row0, col0, Nk, first, last):
         for r in range(TM):
-            row = row0 + row_of(rg, r) // packed
+            row = row0 + row_of(rg, r)
             lowest = clipped(row + first - col0, WIDTH)  # columns of the tile
             beyond = clipped(min(row + last + 1, Nk) - col0, WIDTH)
             for c in range(TN):
@@ -121,6 +118,30 @@ def make_hide(piece: AnyPiece, dtype: str, packed: int = 1):
                     s[at(r, c)] = NEG_INF
 
     return hide
+
+
+@cache
+def make_hide_here(piece: AnyPiece, dtype: str, packed: int = 1):
+    """Make hide_here(s, rg, cg, first, last, beyond): -inf in (r, c) unless r + first <= c <= r + last and c < beyond.
+
+    The band and the end of the keys are those of the tile itself: 32 bits hold them. Of so many heads `packed` into the
+    tile, each query has a row for each, one behind the other.
+    """
+    TM, TN = piece.TM, piece.TN
+    (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
+    NEG_INF = number(dtype).neg_inf
+
+    @device
+    def hide_here(s, rg, cg, first, last, beyond):
+        for r in range(TM):
+            row = int32(row_of(rg, r) // packed)
+            lowest, end = int32(row + first), min(int32(row + last + 1), int32(beyond))
+            for c in range(TN):
+                col = int32(column_of(cg, c))
+                if col < lowest or col >= end:
+                    s[at(r, c)] = NEG_INF
+
+    return hide_here
 
 
 @cache

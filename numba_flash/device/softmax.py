@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 from numba import cuda
 
 from numba_flash.config import Fragments, Piece
@@ -14,10 +15,11 @@ from numba_flash.device.products import make_element
 from numba_flash.ptx import device
 
 ALL_LANES = 0xFFFFFFFF
+SLACK = np.float32(8)  # P~ is 2^8 at most: far from what float16 can hold
 
 
 @cache
-def make_online_softmax(piece: Piece | Fragments, dtype: str, multiplied: int = 0):
+def make_online_softmax(piece: Piece | Fragments, dtype: str, multiplied: int = 0, lazy: bool = False):
     """Make online_softmax(s, m, l, alpha, unit): s becomes P~; m and l advance; alpha rescales what came before.
 
     P~ = power(s*unit - m), one multiply-add and the power: `unit` is `number(dtype).nat`, times the scale (positive) if
@@ -25,11 +27,22 @@ def make_online_softmax(piece: Piece | Fragments, dtype: str, multiplied: int = 
     maximum stays. A row lives in CG lanes. Each lane's l sums its own columns only, until `make_row_sum`.
 
     multiplied : of eight powers of float32 so many are computed by multiply-adds
+    lazy : m stays while the largest s exceeds it by no more than `SLACK`: alpha is 1 nearly always
     """
     CG, TM, TN = piece.CG, piece.TM, piece.TN
     N = number(dtype)
     ZERO, NEG_INF, power = N.zero, N.neg_inf, N.power
     row_max, at = make_row_max(CG, piece.apart), make_element(piece)
+
+    @device
+    def always(m, largest):
+        return max(m, largest)
+
+    @device
+    def seldom(m, largest):
+        return largest if largest > m + SLACK else m
+
+    renewed = seldom if lazy else always
 
     @device
     def by_instruction(c, x):
@@ -47,7 +60,7 @@ def make_online_softmax(piece: Piece | Fragments, dtype: str, multiplied: int = 
             largest = NEG_INF
             for c in range(TN):
                 largest = max(largest, s[at(r, c)])
-            m_new = max(m[r], row_max(largest) * unit)
+            m_new = renewed(m[r], row_max(largest) * unit)
             pivot = ZERO if m_new == NEG_INF else m_new  # a row that saw nothing yet: e^(-inf - 0) = 0, not NaN
             alpha[r] = power(m[r] - pivot)
             m[r] = m_new

@@ -9,7 +9,7 @@ from functools import cache
 
 from numba import cuda, int32
 
-from numba_flash.config import PANEL, ROW_BYTES, WARPGROUP
+from numba_flash.config import LANES, PANEL, ROW_BYTES, WARPGROUP
 from numba_flash.device.softmax import ALL_LANES
 from numba_flash.ptx import (
     descriptor_layout,
@@ -25,9 +25,21 @@ UNIT = 16  # bytes that a descriptor counts
 
 
 @device
+def from_lane(x, n):
+    """Lane n's x; the compiler knows that all lanes of a warp have the same, and may keep it once for them."""
+    return cuda.shfl_sync(ALL_LANES, x, n)
+
+
+@device
 def warpgroup():
-    """This thread's warpgroup; taken from the first lane, so that the compiler knows all lanes' to be the same."""
-    return cuda.shfl_sync(ALL_LANES, int32(cuda.threadIdx.x // WARPGROUP), 0)
+    """This thread's warpgroup."""
+    return from_lane(int32(cuda.threadIdx.x // WARPGROUP), 0)
+
+
+@device
+def warp():
+    """This thread's warp."""
+    return from_lane(int32(cuda.threadIdx.x // LANES), 0)
 
 
 @cache

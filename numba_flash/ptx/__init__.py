@@ -40,11 +40,12 @@ from numba_flash.ptx.mbarriers import (
     mbarrier_wait,
     publish_mbarriers,
 )
-from numba_flash.ptx.memory import add, add4, global_view, load4, shared_tile, store2, store4, store_if
+from numba_flash.ptx.memory import add, add4, fetch_add, global_view, load4, shared_tile, store2, store4, store_if
 from numba_flash.ptx.tensors import (
     acquire_map,
     add_box,
     commit_stores,
+    elect,
     fence_shared,
     load_box,
     map_address,
@@ -83,7 +84,9 @@ __all__ = [
     "copy_part",
     "descriptor_layout",
     "device",
+    "elect",
     "ex2",
+    "fetch_add",
     "fence_shared",
     "float16_to_float32",
     "float32_of_bits",

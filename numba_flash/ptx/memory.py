@@ -173,6 +173,23 @@ def add(view: Any, at: Any, value: Any) -> None:
     view[at] = view[at] + value
 
 
+def _fetch_add(view: Any, at: Any, value: Any) -> Any:
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address = narrow_pointer(builder, element_pointer(context, builder, view, args[0], at, args[1]), 1)
+        operands = [(types.uint64, address), (types.int32, context.cast(builder, args[2], value, types.int32))]
+        return emit_asm(context, builder, "atom.global.add.s32 $0, [$1], $2;", operands, [types.int32])
+
+    return types.int32(view, at, value), emit
+
+
+@emitted(_fetch_add)
+def fetch_add(view: Any, at: Any, value: Any) -> Any:
+    """Add to an int32 of global memory that other threads may add to, and return what was there before."""
+    old = view[at]
+    view[at] = old + value
+    return old
+
+
 def _add4(view: Any, at: Any, values: Any) -> Any:
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         from numba.cuda import cgutils

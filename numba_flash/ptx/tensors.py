@@ -55,6 +55,19 @@ def acquire_map(maps: Any, at: Any) -> None:
     simulator.tensor_copies.acquire_map(maps, at)
 
 
+ELECT = "{ .reg .pred mine; elect.sync _|mine, 0xffffffff; selp.u32 $0, 1, 0, mine; }"
+
+
+@instruction(ELECT, writes=[types.uint32], convergent=True)
+def elect() -> Any:
+    """1 for one lane of the warp, 0 for the others, who all ask together; whoever copies for a warp.
+
+    Where a whole warp gets to a copy that its elected lane starts, the compiler computes for the warp what it is given.
+    """
+    simulator.warp.all_sync(0xFFFFFFFF, True)
+    return int(simulator.current().lane == 0)
+
+
 def _box(text: str) -> Callable[..., Any]:
     """Of a box: shared address, map, place in it, coordinates, and if the statement has one, a barrier."""
 
@@ -98,7 +111,10 @@ def load_box(address: Any, maps: Any, at: Any, corner: Any, barrier: Any) -> Non
 
 @emitted(_box(STORE))
 def store_box(address: Any, maps: Any, at: Any, corner: Any) -> None:
-    """Start to copy a box from shared memory to the tensor; for `commit_stores` and `wait_stores`."""
+    """Start to copy a box from shared memory to the tensor; for `commit_stores` and `wait_stores`.
+
+    No coordinate may be below 0: where they may, `load_box` reads zeros.
+    """
     simulator.tensor_copies.store_box(maps, at, corner, address, add=False)
 
 

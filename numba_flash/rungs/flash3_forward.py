@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from numba_flash.arrays import ALIGNED, ITEMSIZE, Array, empty
-from numba_flash.config import BARRIER_BYTES, PANEL, ROW_BYTES, WARPGROUP, WARPGROUP_ROWS, Device, WarpgroupTiles
+from numba_flash.config import (
+    BARRIER_BYTES,
+    PANEL,
+    ROW_BYTES,
+    TASK_NUMBERS,
+    WARPGROUP,
+    WARPGROUP_ROWS,
+    Device,
+    WarpgroupTiles,
+)
 from numba_flash.problem import AttentionProblem, Operands, fits_boxes
 from numba_flash.rungs.arguments import (
     folds_scale,
@@ -18,22 +27,37 @@ from numba_flash.rungs.arguments import (
     wgmma_reasons,
     width_reasons,
 )
-from numba_flash.rungs.passes import pad
+from numba_flash.rungs.passes import clear, pad
 from numba_flash.runtime import NO_MAP, Kernel, Launch, Written, map_scratch, tensor_map
-from numba_flash.tiling import cdiv, key_blocks, round_up
+from numba_flash.tiling import cdiv, count_key_blocks, key_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
 MAPS = 3  # of q, k and v; if o leaves in boxes, one more
+COUNTER_BYTES, TASK_BYTES = 4, 4 * TASK_NUMBERS
 
-# By padded head dimension. Until they have been timed, the most keys for which no register is spilled.
+# By padded head dimension.
 CONFIGS = {
-    64: [WarpgroupTiles(128, 176, 64, 64, full=True), WarpgroupTiles(128, 128, 64, 64)],
-    96: [WarpgroupTiles(128, 144, 96, 96, full=True), WarpgroupTiles(128, 128, 96, 96)],
-    128: [WarpgroupTiles(128, 144, 128, 128, full=True), WarpgroupTiles(128, 96, 128, 128)],
-    192: [WarpgroupTiles(128, 112, 192, 192, full=True), WarpgroupTiles(128, 64, 192, 192)],
+    64: [
+        WarpgroupTiles(192, 128, 64, 64, stages=3, queries=2, full=True),
+        WarpgroupTiles(128, 128, 64, 64, stages=3, queries=2, full=True),
+        WarpgroupTiles(128, 128, 64, 64, queries=2),
+    ],
+    96: [
+        WarpgroupTiles(192, 96, 96, 96, queries=2, full=True),
+        WarpgroupTiles(128, 128, 96, 96, queries=2, full=True),
+        WarpgroupTiles(128, 112, 96, 96, queries=2),
+    ],
+    128: [
+        WarpgroupTiles(128, 128, 128, 128, queries=2, full=True),
+        WarpgroupTiles(128, 96, 128, 128, queries=2),
+    ],
+    192: [WarpgroupTiles(128, 96, 192, 192, full=True), WarpgroupTiles(128, 64, 192, 192)],
     256: [WarpgroupTiles(128, 80, 256, 256, full=True), WarpgroupTiles(128, 48, 256, 256)],
 }
+
+# How many more pairs of a query and a key tiles compute in a second than those of 128 rows do, by D and rows.
+FASTER = {(64, 192): 1.25, (96, 192): 1.07}
 
 
 def padded(width: int) -> int:
@@ -42,17 +66,25 @@ def padded(width: int) -> int:
 
 
 def tiles_of(problem: AttentionProblem) -> WarpgroupTiles:
-    """The tile sizes for a problem: the first that are not `full` if score options need registers."""
+    """The tile sizes for a problem: those that are done first, `full` ones only if no score option needs registers."""
     D, DV = padded(problem.d), padded(problem.dv)
     choices = CONFIGS[max(D, DV)]
-    return replace(next(t for t in choices if folds_scale(problem) or not t.full), D=D, DV=DV)
+    folds = folds_scale(problem)
+    usable = [t for t in choices if t.full and folds] or [t for t in choices if not t.full] or choices
+    return replace(min(usable, key=lambda t: pairs(problem, t) / FASTER.get((t.D, t.Br), 1)), D=D, DV=DV)
+
+
+def pairs(problem: AttentionProblem, t: WarpgroupTiles) -> int:
+    """How many pairs of a query and a key are computed for a head, hidden ones among them."""
+    p, packed = problem, heads_packed(problem, t)
+    return count_key_blocks(t.Br // packed, t.Bc, p.Nq, p.Nk, p.first, p.last) * t.Br * t.Bc // packed
 
 
 def shared_bytes(t: WarpgroupTiles) -> int:
-    """Qi, which O takes the place of, Kj and Vj of every stage, and barriers."""
+    """The slots of Qi, whose place Oi takes, Kj and Vj of every stage, barriers and tasks."""
     q, v = cdiv(t.D, PANEL), cdiv(t.DV, PANEL)
-    panels = q * t.Br + t.stages * (q + v) * t.Bc
-    return panels * ROW_BYTES + BARRIER_BYTES * (4 * t.stages + 2)
+    panels = t.queries * max(q, v) * t.Br + t.stages * (q + v) * t.Bc
+    return panels * ROW_BYTES + BARRIER_BYTES * (4 * t.stages + 2 * t.queries) + TASK_BYTES * t.queries
 
 
 def leaves_in_boxes(problem: AttentionProblem) -> bool:
@@ -76,6 +108,11 @@ def count_work(problem: AttentionProblem, t: WarpgroupTiles) -> int:
     return cdiv(problem.Nq, t.Br // packed) * problem.B * problem.Hq // packed
 
 
+def takes_by_counter(problem: AttentionProblem, t: WarpgroupTiles, device: Device) -> bool:
+    """Does a block take a query block when it has done one? Where some take longer, and there are more than blocks."""
+    return count_work(problem, t) > device.multiprocessors and problem.last < problem.Nk - 1
+
+
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
     reasons = wgmma_reasons(device) + width_reasons(problem)
@@ -96,12 +133,16 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     q, k, v = sources
     q_map = tensor_map(by_groups(q, packed), packed, t.Br // packed)
     stores = kind_of_stores(problem.dv)
-    config = (t, problem.dtype, stores, problem.score, folds_scale(problem), packed)
+    counter = None
+    if counted := takes_by_counter(problem, t, device):
+        memory = empty(x.q, (1,), "float32")  # for its 4 bytes
+        counter, steps = Written(memory), steps + clear.launches(memory)
+    config = (t, problem.dtype, stores, problem.score, folds_scale(problem), packed, counted)
     kernel = Kernel("flash3_forward", config, t.threads, shared_bytes(t))
     grid = min(count_work(problem, t), device.multiprocessors)
     boxed = leaves_in_boxes(problem)
     o_map = tensor_map(by_groups(o, packed), packed, WARPGROUP_ROWS // packed) if boxed else NO_MAP
-    results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)))
+    results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)), counter)
     together = cdiv(heads_together(problem, device), packed)
     tail = (*score_arguments(problem, x), together, problem.B * problem.Hq // packed)
     inputs = (q, q_map, k, tensor_map(k, t.Bc), v, tensor_map(v, t.Bc))
@@ -119,19 +160,28 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     t, p = tiles_of(problem), problem
     heads, work = p.B * p.Hq, count_work(problem, t)
     met, groups = list(met_keys(p, t)), heads // heads_packed(p, t)
-    steps = groups * sum(cdiv(keys, t.Bc) for _, keys in met)
+    steps = groups * sum(max(cdiv(keys, t.Bc), 1) for _, keys in met)
     keys, pairs_met = (groups * sum(n) for n in zip(*((keys, rows * keys) for rows, keys in met), strict=True))
     q, v = cdiv(t.D, PANEL) * PANEL, cdiv(t.DV, PANEL) * PANEL
     slopes, pairs = option_bytes(p.score)
     boxed = leaves_in_boxes(p)
-    maps = min(work, device.multiprocessors) * (MAPS + boxed) * ROW_BYTES
+    blocks, threads = min(work, device.multiprocessors), t.threads - WARPGROUP
+    maps = blocks * (MAPS + boxed) * ROW_BYTES
+    tickets = work if takes_by_counter(p, t, device) else 0
     return Traffic(
         global_read=(heads * p.Nq * p.d + keys * (p.d + p.dv)) * WIDTH
-        + work * (t.threads - WARPGROUP) * slopes
-        + pairs_met * pairs,
-        global_written=heads * p.Nq * (p.dv * WIDTH + ITEMSIZE[p.real]) + maps,
-        shared_read=steps * (t.Br * t.D + t.consumers * t.Bc * (t.D + t.DV)) * WIDTH + boxed * work * t.Br * v * WIDTH,
-        shared_written=(work * t.Br * (q + boxed * t.DV) + steps * t.Bc * (q + v)) * WIDTH,
+        + work * threads * slopes
+        + pairs_met * pairs
+        + tickets * COUNTER_BYTES,
+        global_written=heads * p.Nq * (p.dv * WIDTH + ITEMSIZE[p.real])
+        + maps
+        + (tickets + (tickets > 0)) * COUNTER_BYTES,
+        shared_read=steps * (t.Br * t.D + t.consumers * t.Bc * (t.D + t.DV)) * WIDTH
+        + boxed * work * t.Br * v * WIDTH
+        + (work + blocks) * threads * TASK_BYTES // TASK_NUMBERS,
+        shared_written=(work * t.Br * (q + boxed * t.DV) + steps * t.Bc * (q + v)) * WIDTH
+        + work * TASK_BYTES
+        + blocks * TASK_BYTES // TASK_NUMBERS,
     )
 
 

@@ -171,6 +171,7 @@ def warpgroup_rules(t: WarpgroupTiles) -> Rules:
         "keys are the depth of a product, 16 at a time": 0 < t.Bc <= 256 and t.Bc % 16 == 0,
         "products have whole steps of depth and whole fragments": t.D % 16 == 0 == t.DV % 16 and max(t.D, t.DV) <= 256,
         "there are stages": t.stages > 0,
+        "a slot or two": t.queries in (1, 2),
         "of eight exponentials": 0 <= t.multiplied <= 8,
     }
 

@@ -34,6 +34,7 @@ KERNELS = (
     "kernels.flash2_backward",
     "kernels.passes.rows",
     "kernels.passes.collect",
+    "kernels.passes.clear",
     "kernels.flash2_mma_forward",
     "kernels.flash2_mma_backward",
     "kernels.matmul_wgmma",

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from properties import test_agreement, test_warpgroups
+from properties import test_agreement, test_locality, test_warpgroups
 from properties.test_memory import GuardedMemory
 
 from numba_flash.config import WarpgroupTiles, WgmmaTiles
@@ -30,11 +30,22 @@ def PRODUCT():  # noqa: N802
         test_warpgroups.product.holds(SIMULATOR, MATRICES)
 
 
-def FORWARD():  # noqa: N802
+def FORWARD(case=WORK, queries=2):  # noqa: N802
     """More query blocks than blocks, key blocks than stages; two warpgroups that take turns."""
     backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward")
-    with warpgroup_tiles(WarpgroupTiles(128, 32, 64, 64), WgmmaTiles(64, 64, 2)), POISONED.used():
-        test_agreement.test_forward.holds(backend, WORK)
+    tiles = WarpgroupTiles(128, 32, 64, 64, queries=queries)
+    with warpgroup_tiles(tiles, WgmmaTiles(64, 64, 2)), POISONED.used():
+        test_agreement.test_forward.holds(backend, case)
+
+
+def ONE_SLOT():  # noqa: N802
+    """The same, where O leaves before the next Q comes."""
+    FORWARD(queries=1)
+
+
+def STEEP():  # noqa: N802
+    """The same, where a row's maximum often moves a lot from block to block."""
+    FORWARD(replace(WORK, scale=2.0))
 
 
 def PACKED():  # noqa: N802
@@ -42,6 +53,14 @@ def PACKED():  # noqa: N802
     test_warpgroups.test_a_tile_holds_all_heads_of_a_group(
         SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward"), test_warpgroups.PACKED[0]
     )
+
+
+def EMPTY():  # noqa: N802
+    """A query block that meets no keys, where values may be NaN."""
+    case = Case(B=1, Hq=1, Hk=1, Nq=70, Nk=40, d=16, dv=8, dtype="float16", causal=True, q_offset=-64)
+    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+    with warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), WgmmaTiles(64, 64, 2)), POISONED.used():
+        test_locality.test_skipped_blocks_may_hold_nan.holds(backend, case)
 
 
 MUTANTS = [
@@ -65,7 +84,7 @@ MUTANTS = [
                 wait_stores(0)""", "            pass", PRODUCT),
     Mutant("sums of the tile before", WGMMA, "                fill(acc, SUMS, ZERO)\n", "", PRODUCT),
     Mutant("every matrix is the first", WGMMA, "(b * each[0],)", "(0,)", PRODUCT),
-    Mutant("too few registers are given back", WGMMA, "give_registers(FEW)", "give_registers(40)", PRODUCT),
+    Mutant("too few registers are given back", WGMMA, "give_registers(FEW)", "give_registers(64)", PRODUCT),
     Mutant("panels are not swizzled", BOXES, "(first // 4 ^ r) * 4", "first // 4 * 4", PRODUCT),
     Mutant("a panel is copied before it is written", BOXES, "barrier_sync(barrier, WARPGROUP)  # the panel is written",
            "pass", PRODUCT, "early"),
@@ -83,9 +102,18 @@ MUTANTS = [
     Mutant("every step of the depth is the first", WARPGROUPS, "x % PANEL * 2) // UNIT", "0) // UNIT", PRODUCT),
     Mutant("panels follow at another distance", WARPGROUPS, "x // PANEL * panel_bytes", "x // PANEL * ROW_BYTES",
            FORWARD),
-    Mutant("Q is not waited for", FLASH3, "mbarrier_wait(smem + Q_FULL, tile & 1)", "pass", FORWARD),
-    Mutant("Q changes while O leaves through it", FLASH3, "mbarrier_wait(smem + Q_FREE, tile & 1 ^ 1)", "pass", FORWARD,
+    Mutant("Q is not waited for", FLASH3, "mbarrier_wait(smem + Q_FULL + BARRIER_BYTES * slot, phase)", "pass",
+           FORWARD),
+    Mutant("Q changes while O leaves through it", FLASH3, """BARRIER_BYTES * slot
+                    mbarrier_wait(smem + Q_FREE + BARRIER_BYTES * slot, phase ^ 1)""", "BARRIER_BYTES * slot", ONE_SLOT,
            "early"),
+    Mutant("there is always more to do", FLASH3, "            tasks[slot, COUNT] = 0\n", "", FORWARD),
+    Mutant("two blocks do what one has taken", FLASH3, "int32(cuda.gridDim.x + cuda.shfl_sync(ALL_LANES, ticket, 0))",
+           "int32(work + cuda.shfl_sync(ALL_LANES, ticket, 0))", FORWARD),
+    Mutant("the counter begins anywhere", "kernels.passes.clear", "[0] = 0", "[0] = 1", FORWARD),
+    Mutant("a query block without keys has none of zeros", FLASH3, "            if count == 0:\n",
+           "            if False:\n", EMPTY),
+    Mutant("zeros from where there are keys", FLASH3, "beyond = cdiv(max(Nk, 1), Bc)", "beyond = 0", EMPTY),
     Mutant("Kj is not waited for", FLASH3, "mbarrier_wait(smem + K_FULL + BARRIER_BYTES * stage, parity)", "pass",
            FORWARD),
     Mutant("Vj is not waited for", FLASH3, "mbarrier_wait(smem + V_FULL + BARRIER_BYTES * stage, parity)", "pass",
@@ -94,19 +122,23 @@ MUTANTS = [
            "mbarrier_wait(smem + K_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
     Mutant("Vj is filled before it is free", FLASH3,
            "mbarrier_wait(smem + V_FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", FORWARD, "early"),
-    Mutant("Vj is freed before P V is done", FLASH3, """            await_number(l[0] + l[1])
-            wgmma_wait(0)
-            pin(acc, OUT)
-            free(smem + V_FREE, n, leads)""", """            free(smem + V_FREE, n, leads)
-            wgmma_wait(0)
-            pin(acc, OUT)""", FORWARD, "crossed"),
-    Mutant("S is not waited for", FLASH3, "            wgmma_wait(1)\n", "", FORWARD),
-    Mutant("P changes while it is multiplied", FLASH3, """            await_number(l[0] + l[1])
-            wgmma_wait(0)""", """            round_to(p, s)
-            wgmma_wait(0)""", FORWARD),
-    Mutant("O is not rescaled", FLASH3, "rescale(acc, alpha)  # line 13", "pass  # line 13", FORWARD),
-    Mutant("the last P V is missing", FLASH3, "        start_sums(acc, p, smem, n)\n        wgmma_wait(0)",
-           "        wgmma_wait(0)", FORWARD),
+    Mutant("Vj is freed before P V is done", FLASH3, """        await_number(l[0] + l[1])
+        wgmma_wait(0)
+        pin(acc, OUT)
+        free(smem + V_FREE, n)""", """        free(smem + V_FREE, n)
+        wgmma_wait(0)
+        pin(acc, OUT)""", FORWARD, "crossed"),
+    Mutant("S is not waited for", FLASH3, "        wgmma_wait(1)\n", "", FORWARD),
+    Mutant("P changes while it is multiplied", FLASH3, """        await_number(l[0] + l[1])
+        wgmma_wait(0)""", """        round_to(p, s)
+        wgmma_wait(0)""", FORWARD),
+    Mutant("O is not rescaled", FLASH3, "rescale(acc, alpha)  # line 13", "pass  # line 13", STEEP),
+    Mutant("only the first lane's rows decide", FLASH3, "cuda.any_sync(ALL_LANES, alpha[0] != ONE or alpha[1] != ONE)",
+           "cuda.shfl_sync(ALL_LANES, alpha[0] != ONE or alpha[1] != ONE, 0)", STEEP),
+    Mutant("P is larger than float16 can hold", "device.softmax", "SLACK = np.float32(8)", "SLACK = np.float32(32)",
+           STEEP),
+    Mutant("the last P V is missing", FLASH3, """        start_sums(acc, p, await_values(smem, n))
+        wgmma_wait(0)""", "        wgmma_wait(0)", FORWARD),
     Mutant("nobody has the first turn", FLASH3, "if PING_PONG and me == CONSUMERS - 1:", "if False:", FORWARD),
     Mutant("a turn is passed to oneself", FLASH3, "(me + 1) % CONSUMERS", "me", FORWARD),
     Mutant("packed heads write each other's LSE", "device.softmax", "LSEh[h * Nq + row]", "LSEh[row]", PACKED),
@@ -114,13 +146,14 @@ MUTANTS = [
            "row_of(rg, r)", PACKED),
     Mutant("packed heads in the order of others", "rungs.flash3_forward", "(of_b, packed * of_h, of_n, of_h, of_d)",
            "(of_b, of_h, of_n, H // packed * of_h, of_d)", PACKED),
-    Mutant("keys of another head", FLASH3, "keys = (quotient(h, quotient(H, Hk)), b)", "keys = (h, b)", FORWARD),
-    Mutant("no key is hidden", FLASH3, "            hide(s, rg, cg, row0, col0, Nk, first, last)", "            pass",
-           FORWARD),
-    Mutant("rows of the other warpgroup", FLASH3, "Qi, leads = smem + me * WARPGROUP_ROWS * ROW_BYTES,",
-           "Qi, leads = smem,", FORWARD),
-    Mutant("blocks of keys of the tile before", FLASH3, "                n = attend(", "                attend(",
-           FORWARD),
+    Mutant("keys of another head", FLASH3, "(int32(quotient(h, group)), b)", "(h, b)", FORWARD),
+    Mutant("no key is hidden", FLASH3,
+           "            hide_here(s, rg, cg, int32(ahead + first), int32(ahead + last), int32(Nk - col0))",
+           "            pass", FORWARD),
+    Mutant("edges come last", "tiling", "end - 1 - n if n < right else begin + n - right", "begin + n", FORWARD),
+    Mutant("rows of the other warpgroup", FLASH3, "smem + slot * SLOT_BYTES + mine * ROW_BYTES",
+           "smem + slot * SLOT_BYTES", FORWARD),
+    Mutant("blocks of keys of the tile before", FLASH3, "            n = attend(", "            attend(", FORWARD),
 ]  # fmt: skip
 
 

@@ -116,8 +116,8 @@ def test_two_streams_overlap(cupy):
         cupy.cuda.Device().synchronize()
         return time.perf_counter() - begin
 
-    alone = min(seconds(streams[:1]) for _ in range(5))
-    assert min(seconds(streams) for _ in range(5)) < 1.5 * alone
+    # In one of several tries: other processes may be using the GPU.
+    assert any(seconds(streams) < 1.5 * seconds(streams[:1]) for _ in range(20))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -11,7 +11,9 @@ from numba_flash.device.boxes import write_map
 from numba_flash.ptx import (
     acquire_map,
     commit_stores,
+    elect,
     fence_shared,
+    fetch_add,
     global_view,
     load_box,
     map_address,
@@ -25,14 +27,15 @@ from numba_flash.ptx import (
     store_box,
     wait_stores,
 )
-from numba_flash.runtime import Launch, Written, launch, map_scratch, tensor_map
+from numba_flash.runtime import Kernel, Launch, Written, launch, map_scratch, tensor_map
 
 from .helpers import in_simulator
 from .warpgroup_kernels import box_kernel, in_block, skip_without_warpgroups, swizzled
 
 KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 
-# Shape and corner of a box of 128 bytes by `rows`, the slowest axis first; some reach beyond the tensor, or before it.
+# Shape and corner of a box of 128 bytes by `rows`, the slowest axis first; some reach beyond the tensor, or begin
+# before it and are stored from 0 on: a store that begins below that is an illegal instruction.
 BOXES = [
     ("float16", (40, 128), (0, 64), 16),
     ("bfloat16", (40, 72), (33, 64), 32),
@@ -52,7 +55,8 @@ def copy_box(where, dtype, shape, corner, rows, how, landing="late"):
     source, target = read(given), read(y)
     maps = [tensor_map(z, rows) for z in (source, target)]
     scratch = map_scratch(source, 1, 2)
-    args = (source, maps[0], Written(target), maps[1], Written(read(words)), Written(scratch), corner[::-1])
+    corners = corner[::-1], stored_at(corner)[::-1]
+    args = (source, maps[0], Written(target), maps[1], Written(read(words)), Written(scratch), *corners)
     launch(Launch(box_kernel(rows, how), 1, args))
     box = np.zeros((rows, 128 // x.itemsize), x.dtype)
     for place in np.ndindex(box.shape):
@@ -62,26 +66,46 @@ def copy_box(where, dtype, shape, corner, rows, how, landing="late"):
     return x, where.to_numpy(words), where.to_numpy(y), box
 
 
-def inside(shape, corner, rows, columns):
-    """Which elements of a tensor a box covers."""
-    covered = np.zeros(shape, bool)
-    covered[
-        (*corner[:-2], slice(max(corner[-2], 0), corner[-2] + rows), slice(max(corner[-1], 0), corner[-1] + columns))
-    ] = True
-    return covered
+def stored_at(corner):
+    """Where a box from a corner on goes to."""
+    return tuple(max(x, 0) for x in corner)
+
+
+def with_box(y, corner, box):
+    """A tensor with the part of a box that it has room for."""
+    *outer, row, column = stored_at(corner)
+    place = (*outer, slice(row, row + box.shape[0]), slice(column, column + box.shape[1]))
+    y = y.copy()
+    rows, columns = y[place].shape
+    y[place] = box[:rows, :columns]
+    return y
 
 
 @pytest.mark.parametrize(("dtype", "shape", "corner", "rows"), BOXES)
 def test_boxes(kernels, dtype, shape, corner, rows):
     x, words, y, box = copy_box(kernels, dtype, shape, corner, rows, "store")
     assert np.array_equal(words, swizzled(box))
-    assert np.array_equal(y, np.where(inside(shape, corner, *box.shape), x, np.ones_like(x)))
+    assert np.array_equal(y, with_box(np.ones_like(x), corner, box))
 
 
 def test_boxes_are_added(kernels):
     dtype, shape, corner, rows = BOXES[2]
     x, _, y, box = copy_box(kernels, dtype, shape, corner, rows, "add")
-    assert np.array_equal(y, np.where(inside(shape, corner, *box.shape), x + 1, np.ones_like(x)))
+    assert np.array_equal(y, with_box(np.ones_like(x), corner, box + 1))
+
+
+def test_each_warp_elects_one_lane(kernels):
+    skip_without_warpgroups(kernels)
+
+    def vote(counter, chosen):
+        tid = cuda.threadIdx.x
+        if elect():
+            global_view(chosen, 0, types.int32)[fetch_add(global_view(counter, 0, types.int32), 0, 1)] = tid // 32
+
+    counter, chosen = (kernels.to_device(np.zeros(n, np.float32)) for n in (1, 8))
+    launch(Launch(Kernel.of(vote, 128), 2, (Written(read(counter)), Written(read(chosen)))))
+    assert kernels.to_numpy(counter).view(np.int32) == 8
+    assert sorted(kernels.to_numpy(chosen).view(np.int32)) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 class TestMaps:
@@ -178,6 +202,14 @@ class TestMaps:
 
         with pytest.raises(simulator.MemoryFault, match="no multiple of 16, or read-only"):
             self.start(body, writable=False)
+
+    def test_a_store_that_begins_before_the_tensor(self):
+        def body(maps, pointer, words, barrier):
+            self.ready(maps, pointer, words)
+            store_box(shared_address(0), maps, 0, (0, -1))
+
+        with pytest.raises(simulator.MemoryFault, match="only loads may begin below 0"):
+            self.start(body)
 
     @pytest.mark.parametrize("landing", ["late", "early"])
     def test_stores_take_what_was_fenced(self, landing):

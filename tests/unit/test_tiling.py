@@ -117,6 +117,22 @@ def tabulate(function, arguments):
     return [tuple(np.atleast_1d(function(*row)).tolist()) for row in arguments]
 
 
+@pytest.mark.parametrize(("Br", "Bc"), [(1, 1), (2, 3), (4, 1), (4, 4)])
+def test_key_blocks_around(Br, Bc):
+    """Each block of `key_blocks` once, those with a pair that is not seen before all others."""
+    for Nq, Nk in itertools.product((1, 5, 9), (0, 1, 7, 12)):
+        for first, last in itertools.product(range(-Nq - 1, Nk + 2), repeat=2):
+            for i in range(tiling.cdiv(Nq, Br)):
+                sizes = i, Br, Bc, Nq, Nk, first, last
+                count, edges, order = tiling.key_blocks_around(*sizes)
+                met = [tiling.block_around(n, *order) for n in range(count)]
+                assert sorted(met) == list(range(*tiling.key_blocks(*sizes)))
+                rows = range(i * Br, min((i + 1) * Br, Nq))
+                for n, j in enumerate(met):
+                    keys = range(j * Bc, (j + 1) * Bc)
+                    assert (n >= edges) == all(tiling.sees(r, k, Nk, first, last) for r in rows for k in keys)
+
+
 @pytest.mark.parametrize("name", ["cdiv", "round_up", "key_blocks", "query_blocks", "all_visible"])
 def test_compiled_functions_give_the_same_numbers(name):
     function = getattr(tiling, name)

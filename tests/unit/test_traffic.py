@@ -40,6 +40,7 @@ ATTENTION_PROBLEMS = (
         "options": {"N": 16, "d": 32, "Hq": 2, **EVERY_OPTION},
         "half options": {"N": 32, "d": 32, "Hq": 2, "dtype": "float16", "last": 0, **EVERY_OPTION},
         "half, deterministic": {"N": 32, "d": 32, "dtype": "float16", "deterministic": True},
+        "more work than blocks": {"N": 192, "d": 32, "dtype": "float16", "last": 0},
         "two launches": {"N": 64, "d": 32, "Hq": 2, "dtype": "float16", "deterministic": True},
         "bias": {"N": 16, "d": 32, "score": ScoreOptions(bias="float16")},
     }

@@ -36,12 +36,12 @@ THREADS, DEPTH = 128, 64
 
 
 def box_kernel(rows, how):
-    """A box of X goes to shared memory, whose words go to W, then from there to Y: it is stored there, or added."""
+    """A box of X goes to shared memory, whose words go to W, then from there to a place in Y: stored, or added."""
     BYTES = 128 * rows
     WORDS = BYTES // 4
     send = {"store": store_box, "add": add_box}[how]
 
-    def box(X, X_words, Y, Y_words, W, maps, corner):
+    def box(X, X_words, Y, Y_words, W, maps, corner, target):
         tid, smem = cuda.threadIdx.x, shared_address(0)
         maps, words = global_view(maps, 0, types.uint64), global_view(W, 0, types.uint32)
         if tid == 0:
@@ -62,7 +62,7 @@ def box_kernel(rows, how):
             words[n] = tile[n]
         cuda.syncthreads()
         if tid == 0:
-            send(smem, maps, 16, corner)
+            send(smem, maps, 16, target)
             commit_stores()
             wait_stores(0)
 
