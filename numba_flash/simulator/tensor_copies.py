@@ -130,6 +130,8 @@ def load_box(address: Any, maps: Window, at: Any, corner: Sequence[Any], barrier
 def store_box(maps: Window, at: Any, corner: Sequence[Any], address: Any, add: bool) -> None:
     """Start to copy a box from shared memory to the tensor, or to add it there; what lies beyond is left out."""
     thread, tensor = current(), _acquired(maps, at)
+    if min(corner) < 0:
+        raise MemoryFault(f"{thread}: a box is stored from {tuple(map(int, corner))} on; only loads may begin below 0")
     elements, exists = _elements(tensor, corner)
     places, proxy = _shared_places(thread, address, tensor), proxy_of(thread)
     target, k = _global_cells(thread, "write", tensor, elements, exists)

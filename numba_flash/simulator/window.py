@@ -75,7 +75,7 @@ class SharedWindow(np.ndarray):
         for i, size in zip(place, shape, strict=True):
             if not 0 <= i < size:
                 raise MemoryFault(f"{current()}: index {key} is not in a shared window of shape {shape}")
-            k = k * size + i
+            k = k * size + int(i)  # of 32 bits, perhaps
         if place[-1] + n > shape[-1]:
             raise MemoryFault(f"{current()}: {n} elements from {key} on are not in a shared window of shape {shape}")
         if (self.address + k * self.itemsize) % alignment:
