@@ -139,12 +139,10 @@ LADDER = (
 
 # kernel="auto" takes the first of these that can run.
 FASTEST_FIRST = (
-    "softmax_online", "matmul_mma", "matmul_registers", "flash2_mma_forward", "flash2_forward", "flash2_mma_backward",
-    "flash2_backward", "cpu_softmax", "cpu_matmul", "cpu_forward", "cpu_backward",
+    "softmax_online", "matmul_wgmma", "matmul_mma", "matmul_registers", "flash3_forward", "flash2_mma_forward",
+    "flash2_forward", "flash2_mma_backward", "flash2_backward", "cpu_softmax", "cpu_matmul", "cpu_forward",
+    "cpu_backward",
 )  # fmt: skip
-
-# Not tried by "auto" until a GPU has shown that they are right and faster: `kernel=` names them.
-BY_NAME_ONLY = ("matmul_wgmma", "flash3_forward")
 
 
 def device_for(problem: Any) -> Device | None:

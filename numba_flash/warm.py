@@ -29,7 +29,9 @@ def default_problems(operation: str, dtype: str) -> Iterator[Any]:
     widths = [None] if operation in (MATMUL, SOFTMAX) else WIDTHS
     for width, vector in product(widths, (True, False)):
         problem = specimen(operation, dtype, **({} if width is None else {"d": width}))
-        if hasattr(problem, "vector"):
+        if operation == MATMUL and not vector:
+            yield replace(problem, K=problem.K + 4, vector=False, contiguous=(None, None))
+        elif hasattr(problem, "vector"):
             yield replace(problem, vector=vector)
         elif vector:
             yield problem

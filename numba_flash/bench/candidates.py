@@ -104,8 +104,8 @@ def warps(problem: Any) -> Iterator[MmaTiles]:
 def warpgroups(problem: Any) -> Iterator[WarpgroupTiles]:
     """For flash3_forward: S, P in 16 bits, and O are kept in registers."""
     D, DV = flash3_forward.padded(problem.d), flash3_forward.padded(problem.dv)
-    for Br, Bc, stages, multiplied in product((128, 192), range(48, 192, 16), (2, 3, 4), (0, 1, 2, 3)):
-        t = WarpgroupTiles(Br, Bc, D, DV, stages, full=True, multiplied=multiplied)
+    for Br, Bc, stages, multiplied, queries in product((128, 192), range(48, 192, 16), (2, 3, 4), (0, 2), (1, 2)):
+        t = WarpgroupTiles(Br, Bc, D, DV, stages, full=True, multiplied=multiplied, queries=queries)
         if usable(t, (1.5 * Bc + DV) / 2, warpgroup_rules(t), t.registers[1] - ADDRESSES):
             yield t
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from numba_flash.arrays import ITEMSIZE
-from numba_flash.ladder import BACKWARD, BY_NAME_ONLY, FORWARD, LADDER, MATMUL, SOFTMAX, Rung, fastest_first
+from numba_flash.ladder import BACKWARD, FORWARD, HALVES, LADDER, MATMUL, SOFTMAX, Rung, fastest_first
 from numba_flash.specimen import specimen
 
 TOKENS, HIDDEN = 16384, 1024  # of attention: a batch of TOKENS / N, with HIDDEN / d heads
@@ -26,8 +26,8 @@ class Cell:
 
     N : positions of attention, rows and columns of both matrices of a product, or columns of a softmax
     d, causal : of attention, else None
-    who : is timed. EVERYONE; FAST: of our rungs, only those that "auto" takes; FASTEST: of those the first, and no peer
-        that is slow to run or to prepare
+    who : is timed. EVERYONE; FAST: of our rungs, only those that "auto" takes; FASTEST: of those the ones for 16 bits
+        alone, or else the first, and no peer that is slow to run or to prepare
     hidden : columns of all heads together
     """
 
@@ -133,16 +133,15 @@ def same_problem(cell: Cell, others: Sequence[Cell]) -> bool:
 
 
 def rungs_for(cell: Cell, patterns: Collection[str] = ()) -> list[Rung]:
-    """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any.
-
-    Whatever it asks for, those are among them that "auto" does not try yet.
-    """
+    """The rungs that a cell times: those of its operation that run on a GPU and match a pattern, if there are any."""
     rungs = [r for r in LADDER if r.on_gpu and r.operation == cell.operation and cell.dtype in r.dtypes]
     chosen = [r for r in rungs if not patterns or matches(r, patterns)]
     if cell.who == EVERYONE:
         return chosen
     fast = [r for r in fastest_first(cell.operation) if r in chosen]
-    return [*(fast[:1] if cell.who == FASTEST else fast), *(r for r in chosen if r.name in BY_NAME_ONLY)]
+    if cell.who == FASTEST:
+        return [r for r in fast if r.dtypes == HALVES] or fast[:1]
+    return fast
 
 
 def matches(rung: Rung, patterns: Collection[str]) -> bool:

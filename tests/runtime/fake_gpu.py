@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 
 from numba_flash import config, ladder, planners, simulator
-from numba_flash.arrays import NUMPY, gpu_count
+from numba_flash.arrays import ITEMSIZE, NUMPY, gpu_count
 from numba_flash.config import Device
 from numba_flash.runtime import gpu
 from numba_flash.runtime.launch import Kernel
@@ -203,6 +203,9 @@ def fake_gpu():
             stack.enter_context(patch.object(module, "SIMULATED", False))
         stack.enter_context(patch.object(config, "cuda_device", lambda ordinal: DEVICE))
         played = {
+            "words": lambda what: simulator.tensor_copies.encode(
+                ITEMSIZE[what.dtype], what.shape, what.strides, what.box
+            ),
             "load": machine.load,
             "launch_kernel": machine.launch,
             "current_device": lambda: machine.device,

@@ -249,8 +249,8 @@ def test_a_repeated_call_enters_few_functions(machine):
     """Each costs the host a tenth of a microsecond and more."""
     q, k, v = operands(machine, dv=32, dtype=np.float16)
     o, lse = flash_attention(q, k, v, return_lse=True)
-    assert len(python_calls(machine, lambda: flash_attention(q, k, v))) <= 6
-    assert len(python_calls(machine, lambda: flash_attention(q, k, v, return_lse=True))) <= 6
+    assert len(python_calls(machine, lambda: flash_attention(q, k, v))) <= 7  # one for the scratch of maps
+    assert len(python_calls(machine, lambda: flash_attention(q, k, v, return_lse=True))) <= 7
     assert len(python_calls(machine, lambda: flash_attention_backward(o, q, k, v, o, lse))) <= 8
 
 

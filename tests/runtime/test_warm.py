@@ -31,16 +31,20 @@ def test_every_default_kernel_is_a_job_once(arch):
     assert len(set(jobs)) == len(jobs) > 50
     assert {arch.rstrip("a") for _, _, arch in jobs} == {arch}
     names = {kernel.name for kernel, _, _ in jobs}
-    tensor_cores = {"matmul_mma", "flash2_mma_forward"} if arch != "sm_75" else set()
+    tensor_cores = {"sm_75": set(), "sm_90": {"matmul_wgmma", "matmul_mma", "flash3_forward"}}.get(
+        arch, {"matmul_mma", "flash2_mma_forward"}
+    )
     rungs = {"softmax_online", "matmul_registers", "flash2_forward"} | tensor_cores
     parts = {"delta", "merge", "flash2_backward_keys"}
     parts |= {"rows", "collect", "flash2_mma_backward"} if tensor_cores else {"convert"}
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
-    forward = [kernel.config for kernel, _, _ in jobs if kernel.name in ("flash2_forward", "flash2_mma_forward")]
+    of_rungs = ("flash2_forward", "flash2_mma_forward", "flash3_forward")
+    forward = [kernel.config for kernel, _, _ in jobs if kernel.name in of_rungs]
     for half in (True, False):
         configs = [config for config in forward if (config[1] in HALVES) == half]
-        assert {config[0].D for config in configs} == {32, 64, 128, 256}
-        assert {config[2] == "elements" for config in configs} == {True, False}
+        of_warpgroups = half and arch == "sm_90"
+        assert {config[0].D for config in configs} == ({64, 128, 256} if of_warpgroups else {32, 64, 128, 256})
+        assert {config[2] == "elements" for config in configs} == ({False} if of_warpgroups else {True, False})
     simt = {kernel.config[1] for kernel, _, _ in jobs if kernel.name == "flash2_forward"}
     assert simt == set(FLOATS) - (set(HALVES) if tensor_cores else set())  # only what "auto" takes
 
