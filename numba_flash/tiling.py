@@ -68,10 +68,9 @@ def key_blocks_around(i, Br, Bc, Nq, Nk, first, last):
     all rows see, which come from the last one on, then the first of all blocks and the one behind the last.
     """
     row, behind = i * Br, min((i + 1) * Br, Nq)
-    seen, unseen = max(0, row + first), min(Nk, behind + last)  # by some row
-    if unseen <= seen:
+    begin, end = key_blocks(i, Br, Bc, Nq, Nk, first, last)
+    if begin == end:
         return 0, 0, (0, 0, 0)
-    begin, end = seen // Bc, cdiv(unseen, Bc)
     low, high = cdiv(max(0, behind - 1 + first), Bc), max(0, min(Nk, row + last + 1)) // Bc  # by every row
     if high <= low:
         return end - begin, end - begin, (end - begin, begin, end)

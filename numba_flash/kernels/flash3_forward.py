@@ -134,7 +134,7 @@ def make_flash3_forward(
         ticket = int32(0)
         if lane() == 0:
             ticket = fetch_add(counter, 0, 1)
-        return int32(cuda.gridDim.x + cuda.shfl_sync(ALL_LANES, ticket, 0))
+        return int32(cuda.gridDim.x + from_lane(ticket, 0))
 
     following = by_counter if counted else in_order
 
@@ -224,7 +224,7 @@ def make_flash3_forward(
         stage, _ = turn(n, STAGES)
         if lane() == 0:
             mbarrier_arrive(first + BARRIER_BYTES * stage)
-        cuda.syncwarp()  # nothing: the lanes go on together
+        cuda.syncwarp()  # its lanes go on together
 
     @device
     def free_rows(smem, slot):  # Qi may be written again, when Oi has left its place
@@ -272,7 +272,7 @@ def make_flash3_forward(
         wgmma_wait(1)
         pin(s, SCORES)
         free(smem + K_FREE, n + 1)
-        if edge or CONSUMERS < 3:  # frees first; three warpgroups have no registers for what the compiler then holds
+        if edge or CONSUMERS < 3:  # or the compiler moves the arrival behind the softmax: faster only for three
             await_number(s[0])
         to_scores(s, edge, rows, col0, scoring)
         online_softmax(s, m, l, alpha, scoring[-1])  # line 12: m, P~, l, while P V is still computed

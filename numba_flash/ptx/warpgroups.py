@@ -25,7 +25,7 @@ from numba import types
 from numba.types import int64, uint64
 
 from numba_flash import simulator
-from numba_flash.config import ROW_BYTES
+from numba_flash.config import ROW_BYTES, WARPS
 from numba_flash.ptx.arithmetic import NAN
 from numba_flash.ptx.codegen import (
     device,
@@ -41,7 +41,7 @@ from numba_flash.ptx.codegen import (
 from numba_flash.ptx.matrices import places
 from numba_flash.tiling import a_place, accumulator_place
 
-ROWS, DEPTH, WARPS = 64, 16, 4  # of a product; of a warpgroup
+ROWS, DEPTH = 64, 16  # of a product
 EIGHT_ROWS = 8 * ROW_BYTES
 KINDS = {"float16": ("f16", np.float16), "bfloat16": ("bf16", ml_dtypes.bfloat16)}
 SWIZZLE_128 = 1 << 62  # in a descriptor
