@@ -45,8 +45,8 @@ for dtype, d in (("float16", 64), ("float16", 61), ("bfloat16", 128), ("bfloat16
 attention("float16", 40, 70, 90, kernel="flash2_mma", bias=bias, mask=mask, softcap=3.0)
 if cp.cuda.Device().compute_capability == "90":
     for dtype, d in (("float16", 64), ("bfloat16", 96), ("float16", 61), ("bfloat16", 256)):
-        attention(dtype, d, 150, 170, kernel="flash3_forward", causal=True)
-    attention("float16", 40, 70, 90, kernel="flash3_forward", bias=bias, mask=mask, softcap=3.0)
+        attention(dtype, d, 150, 170, kernel="flash3", causal=True)
+    attention("float16", 40, 70, 90, kernel="flash3", bias=bias, mask=mask, softcap=3.0)
     for shape in ((64, 64, 64), (300, 200, 520)):
         M, K, N = shape
         a, b = cp.ones((M, K), "float16"), cp.ones((N, K), "float16").T

@@ -18,6 +18,7 @@ TASK_NUMBERS = 8  # of 4 bytes, by which the warp that copies tells others what 
 
 # How a block of a warpgroup that copies and so many that compute shares 64K registers: of a thread of either.
 SHARED_REGISTERS = {1: (56, 256), 2: (40, 232), 3: (32, 160)}
+SHARED_FOR_GRADIENTS = {1: (56, 256), 2: (24, 240)}  # the same: copying is less work
 APART = 2  # how far apart the lanes of a warp that share a row of a `Piece` are: `device.products.make_place`
 
 # How a tile comes from global memory: element by element; four elements a load, through registers; or in asynchronous
@@ -287,6 +288,11 @@ class GradientTiles:
         return self.Br // self.QG
 
     @property
+    def adders(self) -> int:
+        """Threads that add to dQ."""
+        return self.threads
+
+    @property
     def dq_columns(self) -> int:
         """Columns of dQ that a warp owns: all warps share dQ, if they can in pieces of 32 rows."""
         return self.D // min(self.warps * 32 // max(self.Br, 32), self.D // 16)
@@ -300,6 +306,69 @@ class GradientTiles:
     def dq_step(self) -> int:
         """Columns of dQ that a warp computes at once: while it does, its registers hold dK and dV, too."""
         return min(self.dq_columns, 32)
+
+
+@dataclass(frozen=True)
+class WarpgroupGradientTiles(OfWarpgroups):
+    """The tile sizes of attention's gradients by warpgroups: a block owns Bc key rows and meets Br queries at a time.
+
+    For every 64 keys there are QG warpgroups, each of which computes its share of the queries of the scores, and of the
+    columns of dK and dV. In shared memory lie so many pairs of Q and dO as `stages`. Head dimensions are padded to D
+    and DV. `full` as in `Tiles`.
+    """
+
+    Br: int
+    Bc: int
+    D: int
+    DV: int
+    stages: int = 2
+    QG: int = 1
+    full: bool = False
+
+    @property
+    def rows(self) -> int:
+        """64 for each warpgroup that computes."""
+        return self.Bc * self.QG
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that copies, and of one that computes."""
+        return SHARED_FOR_GRADIENTS[self.consumers]
+
+    @property
+    def KG(self) -> int:  # noqa: N802
+        """Groups of 64 keys."""
+        return self.Bc // WARPGROUP_ROWS
+
+    @property
+    def queries(self) -> int:
+        """Of the scores that a warpgroup computes."""
+        return self.Br // self.QG
+
+    @property
+    def adders(self) -> int:
+        """Threads that add to dQ."""
+        return WARPGROUP * self.consumers
+
+    @property
+    def dq_blocks(self) -> int:
+        """Blocks of 64 rows of dQ, each of which a warpgroup owns, or a share of its columns."""
+        return self.Br // WARPGROUP_ROWS
+
+    @property
+    def dq_columns(self) -> int:
+        """Columns of dQ that a warpgroup owns."""
+        return self.D * self.dq_blocks // self.consumers
+
+    @property
+    def dq_rows(self) -> int:
+        """Rows of dQ that a warp owns."""
+        return WARPGROUP_ROWS // WARPS
+
+    @property
+    def dq_step(self) -> int:
+        """Columns of dQ that a warp computes at once."""
+        return self.dq_columns
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,9 @@ LADDER = (
     Rung("flash3_forward", "numba_flash.rungs.flash3_forward", FORWARD, "flash3",
          "one warpgroup multiplies, the other takes exponentials", "Shah 2024, arXiv:2407.08608", HOPPER,
          forward_flops, HALVES),
+    Rung("flash3_backward", "numba_flash.rungs.flash3_backward", BACKWARD, "flash3",
+         "five products by warpgroups, while a warp copies", "Shah 2024, arXiv:2407.08608", HOPPER,
+         backward_flops, HALVES),
     Rung("cpu_softmax", "numba_flash.cpu.cpu_softmax", SOFTMAX, "cpu",
          "NumPy's formula", "", (), softmax_flops),
     Rung("cpu_matmul", "numba_flash.cpu.cpu_matmul", MATMUL, "cpu",
@@ -140,8 +143,8 @@ LADDER = (
 # kernel="auto" takes the first of these that can run.
 FASTEST_FIRST = (
     "softmax_online", "matmul_wgmma", "matmul_mma", "matmul_registers", "flash3_forward", "flash2_mma_forward",
-    "flash2_forward", "flash2_mma_backward", "flash2_backward", "cpu_softmax", "cpu_matmul", "cpu_forward",
-    "cpu_backward",
+    "flash2_forward", "flash3_backward", "flash2_mma_backward", "flash2_backward", "cpu_softmax", "cpu_matmul",
+    "cpu_forward", "cpu_backward",
 )  # fmt: skip
 
 

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from numba_flash.config import GradientTiles, MatmulTiles, MmaTiles, Tiles, WarpgroupTiles, WgmmaTiles
-from numba_flash.rungs import flash3_forward
+from numba_flash.config import (
+    GradientTiles,
+    MatmulTiles,
+    MmaTiles,
+    Tiles,
+    WarpgroupGradientTiles,
+    WarpgroupTiles,
+    WgmmaTiles,
+)
+from numba_flash.rungs import flash3_backward, flash3_forward
 from numba_flash.rungs.arguments import padded_width
 from numba_flash.testing.tiles import (
     broken,
@@ -18,6 +26,7 @@ from numba_flash.testing.tiles import (
     key_rules,
     matmul_rules,
     mma_rules,
+    warpgroup_gradient_rules,
     warpgroup_rules,
     wgmma_rules,
 )
@@ -110,6 +119,15 @@ def warpgroups(problem: Any) -> Iterator[WarpgroupTiles]:
             yield t
 
 
+def warpgroup_gradients(problem: Any) -> Iterator[WarpgroupGradientTiles]:
+    """For flash3_backward: S, dP, P in 16 bits, dQ, dK and dV are kept in registers."""
+    D, DV = flash3_backward.padded(problem.d), flash3_backward.padded(problem.dv)
+    for Br, (Bc, QG), stages in product((64, 128), ((64, 1), (128, 1), (64, 2)), (2, 3, 4)):
+        t = WarpgroupGradientTiles(Br, Bc, D, DV, stages, QG, full=True)
+        if usable(t, 1.25 * t.queries + (D + DV) / QG / 2, warpgroup_gradient_rules(t), t.registers[1] - ADDRESSES):
+            yield t
+
+
 def consumers(problem: Any) -> Iterator[WgmmaTiles]:
     """For matmul_wgmma: 64 rows of C a warpgroup."""
     for BM, BN, stages, group in product((128, 192), (64, 128, 192, 256), (3, 4, 5, 6), (4, 8, 16)):
@@ -127,4 +145,5 @@ SPACES = {
     "flash2_mma_forward": Space("CONFIGS", fragments),
     "flash2_mma_backward": Space("CONFIGS", key_fragments),
     "flash3_forward": Space("CONFIGS", warpgroups),
+    "flash3_backward": Space("CONFIGS", warpgroup_gradients),
 }

@@ -76,9 +76,10 @@ def row_of_thread():
 
 @cache
 def make_write_panel(dtype: str, columns: int):
-    """Make write_panel(words, top, acc, panel): a panel of a warpgroup's accumulator to words[top : top + 64].
+    """Make write_panel(words, top, left, acc, panel): a panel of a warpgroup's accumulator to words[top : top + 64].
 
-    `words` is shared memory in rows of 128 bytes: 32 uint32 or, of float32, those. The last panel may be narrower.
+    `words` is shared memory in rows of 128 bytes: 32 uint32 or, of float32, those. The last panel may be narrower; it
+    is written from chunk `left` of 16 bytes on.
     """
     ITEM = ITEMSIZE[dtype]
     FRAGMENTS, ALL = ROW_BYTES // ITEM // 8, columns // 8
@@ -95,12 +96,12 @@ def make_write_panel(dtype: str, columns: int):
     write = write_pair if pair else write_numbers
 
     @device
-    def write_panel(words, top, acc, panel):
+    def write_panel(words, top, left, acc, panel):
         r, c = accumulator_place(lane(), 0)  # of 8 rows, one to a swizzled place of 16 bytes
         row = top + row_of_thread()
         for n in range(min(FRAGMENTS, ALL - panel * FRAGMENTS)):
             first = (8 * n + c) * ITEM // 4
-            column = (first // 4 ^ r) * 4 + first % 4
+            column = (left + first // 4 ^ r) * 4 + first % 4
             for half in range(2):
                 x = 4 * (panel * FRAGMENTS + n) + 2 * half
                 write(words, row + 8 * half, column, acc[x], acc[x + 1])
@@ -121,7 +122,7 @@ def make_store_rows(dtype: str, columns: int, apart: int):
     @device
     def store_rows(words, top, address, acc, maps, n, row, col, matrix, barrier):
         for panel in range(PANELS):
-            write_panel(words, top + panel * apart, acc, panel)
+            write_panel(words, top + panel * apart, 0, acc, panel)
         fence_shared()
         barrier_sync(barrier, WARPGROUP)  # all rows are written
         if cuda.threadIdx.x % WARPGROUP == 0:
@@ -155,7 +156,7 @@ def make_store_panels(dtype: str, columns: int, places: int, apart: int):
             elif copies:
                 wait_stores(PENDING)
             barrier_sync(barrier, WARPGROUP)  # what was in this place before has left it
-            write_panel(words, top + down, acc, panel)
+            write_panel(words, top + down, 0, acc, panel)
             fence_shared()
             barrier_sync(barrier, WARPGROUP)  # the panel is written
             if copies:

@@ -209,30 +209,31 @@ def make_store_words(WM: int, WN: int, columns: int):
 
 
 @cache
-def make_place_of_sums(threads: int, adds: Adds):
+def make_place_of_sums(threads: int, adds: Adds, others: int = 0):
     """Make place_of_sums(n): where in a block's part of a sum over blocks lies number n of this thread.
 
-    The numbers that a warp adds at once are neighbours, in an order of their own that `passes.collect` undoes.
+    The numbers that a warp adds at once are neighbours, in an order of their own that `passes.collect` undoes. So many
+    `threads` add, behind `others` that do not.
     """
 
     @device
     def four_by_four(n):
-        return 4 * (n // 4 * threads + thread()) + n % 4
+        return 4 * (n // 4 * threads + thread() - others) + n % 4
 
     @device
     def one_by_one(n):
-        return n * threads + thread()
+        return n * threads + thread() - others
 
     return four_by_four if adds == "vectors" else one_by_one
 
 
 @cache
-def make_add_sums(count: int, threads: int, adds: Adds):
+def make_add_sums(count: int, threads: int, adds: Adds, others: int = 0):
     """Make add_sums(X, first, acc): add `count` float32 of a thread to the sums of its block in global memory.
 
-    They are its numbers `first`, a multiple of 4, and on.
+    They are its numbers `first`, a multiple of 4, and on. `threads`, `others` as in `make_place_of_sums`.
     """
-    place = make_place_of_sums(threads, adds)
+    place = make_place_of_sums(threads, adds, others)
     VECTORS = adds == "vectors"
 
     @device

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from numba import int32
+from numba import int32, uint64
 
 from numba_flash.config import AnyPiece
+from numba_flash.device.fragments import lane
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
@@ -34,6 +35,70 @@ def make_read_rows(TM: int):
 
 
 @cache
+def make_read_boxed_rows(TM: int):
+    """Make read_boxed_rows(LSE_log2, delta, rows, top): the same where a box has brought them.
+
+    Then 16 rows are one of shared memory, of 128 bytes, swizzled: the lane's first ones lie in rows[top].
+    """
+
+    @device
+    def read_boxed_rows(LSE_log2, delta, rows, top):
+        for r in range(0, TM, 2):
+            row, chunk = top + r // 4, r // 2 % 2 * 4 + lane() % 4
+            at = uint64(row), uint64((chunk ^ row & 7) * 4)
+            LSE_log2[r], delta[r], LSE_log2[r + 1], delta[r + 1] = load4(rows, at)
+
+    return read_boxed_rows
+
+
+@cache
+def make_probabilities(piece: AnyPiece):
+    """Make probabilities(s, factor, LSE_log2): s becomes P = 2^(factor*s - LSE_log2), as in `make_gradient_base2`."""
+    TM, TN = piece.TM, piece.TN
+    at = make_element(piece)
+
+    @device
+    def probabilities(s, factor, LSE_log2):
+        for r in range(TM):
+            for c in range(TN):
+                s[at(r, c)] = ex2(s[at(r, c)] * factor - LSE_log2[r])
+
+    return probabilities
+
+
+@cache
+def make_score_gradient(score: ScoreOptions):
+    """Make score_gradient(p, dp, derivative, delta): dS = P*(dP - delta), times softcap's derivative, of one pair."""
+    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
+    ZERO = number("float32").zero
+
+    @device
+    def score_gradient(p, dp, derivative, delta):
+        ds = p * (dp - delta)
+        if SOFTCAP:
+            ds *= derivative
+        return ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
+
+    return score_gradient
+
+
+@cache
+def make_score_gradients(piece: AnyPiece, score: ScoreOptions):
+    """Make score_gradients(dp, p, derivative, delta): dp becomes dS; delta of the piece's rows is a local array."""
+    TM, TN = piece.TM, piece.TN
+    at, score_gradient = make_element(piece), make_score_gradient(score)
+
+    @device
+    def score_gradients(dp, p, derivative, delta):
+        for r in range(TM):
+            for c in range(TN):
+                x = at(r, c)
+                dp[x] = score_gradient(p[x], dp[x], derivative[x], delta[r])
+
+    return score_gradients
+
+
+@cache
 def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
     """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
 
@@ -41,9 +106,7 @@ def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
     rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
     """
     TM, TN = piece.TM, piece.TN
-    at = make_element(piece)
-    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
-    ZERO = number("float32").zero
+    at, score_gradient = make_element(piece), make_score_gradient(score)
 
     @device
     def gradient(s, dp, derivative, factor, LSE_log2, delta):
@@ -51,11 +114,8 @@ def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
             for c in range(TN):
                 x = at(r, c)
                 p = ex2(s[x] * factor - LSE_log2[r])
-                ds = p * (dp[x] - delta[r])
-                if SOFTCAP:
-                    ds *= derivative[x]
                 s[x] = p
-                dp[x] = ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
+                dp[x] = score_gradient(p, dp[x], derivative[x], delta[r])
 
     return gradient
 

@@ -127,19 +127,31 @@ def make_hide_here(piece: AnyPiece, dtype: str, packed: int = 1):
     The band and the end of the keys are those of the tile itself: 32 bits hold them. Of so many heads `packed` into the
     tile, each query has a row for each, one behind the other.
     """
-    TM, TN = piece.TM, piece.TN
+    TM, TN, HEIGHT = piece.TM, piece.TN, piece.RG * piece.TM
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     NEG_INF = number(dtype).neg_inf
 
     @device
-    def hide_here(s, rg, cg, first, last, beyond):
+    def hide_left(s, rg, cg, first):
         for r in range(TM):
-            row = int32(row_of(rg, r) // packed)
-            lowest, end = int32(row + first), min(int32(row + last + 1), int32(beyond))
+            begin = int32(row_of(rg, r) // packed + first - column_of(cg, 0))  # of the lane's columns
             for c in range(TN):
-                col = int32(column_of(cg, c))
-                if col < lowest or col >= end:
+                if column_of(0, c) < begin:
                     s[at(r, c)] = NEG_INF
+
+    @device
+    def hide_right(s, rg, cg, last, beyond):
+        for r in range(TM):
+            end = int32(min(int32(row_of(rg, r) // packed + last + 1), int32(beyond)) - column_of(cg, 0))
+            for c in range(TN):
+                if column_of(0, c) >= end:
+                    s[at(r, c)] = NEG_INF
+
+    @device
+    def hide_here(s, rg, cg, first, last, beyond):
+        if first + HEIGHT > 1:  # the band begins within the tile for some row: not, if it is causal alone
+            hide_left(s, rg, cg, first)
+        hide_right(s, rg, cg, last, beyond)
 
     return hide_here
 

@@ -228,6 +228,7 @@ def make_flash3_forward(
 
     @device
     def free_rows(smem, slot):  # Qi may be written again, when Oi has left its place
+        cuda.syncwarp()  # all lanes have read the task
         if lane() == 0:
             wait_stores(0)
             mbarrier_arrive(smem + Q_FREE + BARRIER_BYTES * slot)
@@ -299,11 +300,11 @@ def make_flash3_forward(
         wgmma_wait(0)
         pin(s, SCORES)
         free(smem + K_FREE, n)
+        if before >= 0:
+            free_rows(smem, before)
         to_scores(s, edges > 0, rows, block_around(0, *order) * Bc, scoring)
         online_softmax(s, m, l, alpha, scoring[-1])
         round_to(p, s)
-        if before >= 0:
-            free_rows(smem, before)
         for x in range(1, edges):
             follow(state, smem, Qi, me, n, True, rows, block_around(x, *order) * Bc, scoring)
             n = int32(n + 1)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numba_flash.arrays import ITEMSIZE, Array
-from numba_flash.config import Device, GradientTiles, Loads, Stores, Tiles
+from numba_flash.config import Adds, Device, GradientTiles, Loads, Stores, Tiles
 from numba_flash.matmul_problem import MatmulProblem
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
 from numba_flash.tiling import cdiv, count_query_blocks
@@ -126,6 +126,11 @@ def kind_of_stores(width: int) -> Stores:
     return "chunks" if width % 8 == 0 else "pairs" if width % 2 == 0 else "elements"
 
 
+def kind_of_adds(device: Device) -> Adds:
+    """How sums of float32 are added to in global memory."""
+    return "vectors" if device.compute_capability >= (9, 0) else "scalars"
+
+
 def folds_scale(problem: AttentionProblem) -> bool:
     """May the forward pass leave the scale to the exponent, e^(scale*(s - m))? m is then the largest product."""
     return problem.score == ScoreOptions() and problem.scale > 0
@@ -142,10 +147,23 @@ def many_together(problem: AttentionProblem, device: Device, nbytes: int) -> int
 
     One head follows another where no row's keys end before the last one: all blocks take as long.
     """
-    heads = max(problem.B * problem.Hk, 1)
     fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if problem.last < problem.Nk else 1
-    most = max(1, min(fitting, heads))
-    return next((n for n in range(most, most // 2, -1) if heads % n == 0), most)  # equal groups, if that costs little
+    return in_equal_groups(problem.B * problem.Hk, fitting)
+
+
+def keys_together(problem: AttentionProblem, device: Device, D: int) -> int:
+    """Of how many KV heads the first keys, which meet most rows, start first: as many as leave Q, dO, dQ in cache.
+
+    dQ is a sum in float32, D wide.
+    """
+    row = (problem.d + problem.dv) * ITEMSIZE[problem.dtype] + D * ITEMSIZE[problem.real]
+    return many_together(problem, device, problem.Hq // problem.Hk * problem.Nq * row)
+
+
+def in_equal_groups(heads: int, most: int) -> int:
+    """How many heads make a group, `most` or, if that makes equal groups, a few less."""
+    most = max(1, min(most, heads))
+    return next((n for n in range(most, most // 2, -1) if heads % n == 0), most)
 
 
 def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:

@@ -6,12 +6,19 @@ from itertools import accumulate
 from math import prod
 
 from numba_flash.arrays import ITEMSIZE, Array, empty
-from numba_flash.config import LANES, Adds, Device, Fragments, GradientTiles, TransposedFragments
+from numba_flash.config import (
+    LANES,
+    Device,
+    Fragments,
+    GradientTiles,
+    TransposedFragments,
+)
 from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     choose_mma_tiles,
+    keys_together,
+    kind_of_adds,
     kind_of_parts,
-    many_together,
     mma_reasons,
     option_bytes,
     reasons_against,
@@ -24,11 +31,6 @@ from numba_flash.tiling import cdiv, count_query_blocks, round_up
 from numba_flash.traffic import Traffic
 
 WIDTH, REAL = 2, 4  # bytes of a number in a shared tile and in a sum
-
-# For any device, so that its gradients have the same bits: `count_splits`.
-MULTIPROCESSORS = 132  # of an H100
-MOST_BLOCKS = 8 * MULTIPROCESSORS  # of a launch
-SCRATCH = 2**31  # bytes of all sums of dQ
 
 # The key is that of flash2_forward. Eight warps share the scores in pieces of 32 keys.
 CONFIGS = {
@@ -80,38 +82,11 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     return mma_reasons(device) + reasons_against(CONFIGS, shared_bytes, problem, device)
 
 
-def kind_of_adds(device: Device) -> Adds:
-    """How dQ is summed up in global memory."""
-    return "vectors" if device.compute_capability >= (9, 0) else "scalars"
-
-
-def count_splits(problem: AttentionProblem, t: GradientTiles) -> int:
-    """How many key blocks of a head one launch takes where dQ must be the same bits every time.
-
-    Each adds to a sum of its own. To clear and to collect one takes about half as long as a key block does. The number
-    follows from the problem and its tiles alone, since another one would change bits.
-    """
-    heads, Tc = problem.B * problem.Hk, cdiv(problem.Nk, t.Bc)
-    sums = problem.B * problem.Hq * round_up(problem.Nq, t.Br) * t.D * REAL  # bytes
-    most = min(Tc, cdiv(MOST_BLOCKS, max(heads, 1)), SCRATCH // max(sums, 1))
-
-    def key_blocks_of_time(splits: int) -> float:
-        return cdiv(splits * heads, MULTIPROCESSORS) * cdiv(Tc, splits) + splits * heads / MULTIPROCESSORS / 2
-
-    return min(range(1, max(most, 1) + 1), key=key_blocks_of_time)
-
-
-def keys_together(problem: AttentionProblem, device: Device, t: GradientTiles) -> int:
-    """Of how many KV heads the first keys, which meet most rows, start first: as many as leave Q, dO, dQ in cache."""
-    row = (problem.d + problem.dv) * WIDTH + t.D * REAL
-    return many_together(problem, device, problem.Hq // problem.Hk * problem.Nq * row)
-
-
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds = choose_mma_tiles(CONFIGS, shared_bytes, problem, device), kind_of_adds(device)
     filled, Tc = (problem.B, problem.Hq, round_up(problem.Nq, t.Br)), cdiv(problem.Nk, t.Bc)
-    sums = count_splits(problem, t) if problem.deterministic else 1
+    sums = collect_pass.count_splits(problem, t) if problem.deterministic else 1
     rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (sums, *filled, t.D), problem.real)
     apart = prod(filled) // t.Br if problem.deterministic else 0
     loads = kind_of_parts(problem, problem.d, problem.dv)
@@ -125,7 +100,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     step = sums if problem.deterministic else Tc
     for first in range(0, Tc, max(step, 1)):
         splits = min(step, Tc - first)
-        order = (first, splits, apart, keys_together(problem, device, t))
+        order = (first, splits, apart, keys_together(problem, device, t.D))
         made.append(Launch(kernel, splits * problem.B * problem.Hk, (*arguments, *order)))
     return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
@@ -136,7 +111,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     An addition to dQ reads it and writes it.
     """
     t = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
-    filled, sums = round_up(problem.Nq, t.Br), count_splits(problem, t) if problem.deterministic else 1
+    filled, sums = round_up(problem.Nq, t.Br), collect_pass.count_splits(problem, t) if problem.deterministic else 1
     before = rows_pass.traffic(problem, filled, sums * t.D)
     return before + own_traffic(problem, t) + collect_pass.traffic(problem, filled, t.D, sums)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from numba_flash.arrays import ALIGNED, ITEMSIZE, Array, empty
+from numba_flash.arrays import ITEMSIZE, Array, empty
 from numba_flash.config import (
     BARRIER_BYTES,
     PANEL,
@@ -16,11 +16,11 @@ from numba_flash.config import (
     Device,
     WarpgroupTiles,
 )
-from numba_flash.problem import AttentionProblem, Operands, fits_boxes
+from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     folds_scale,
     grid_reasons,
-    heads_together,
+    in_equal_groups,
     kind_of_stores,
     option_bytes,
     score_arguments,
@@ -29,10 +29,11 @@ from numba_flash.rungs.arguments import (
 )
 from numba_flash.rungs.passes import clear, pad
 from numba_flash.runtime import NO_MAP, Kernel, Launch, Written, map_scratch, tensor_map
-from numba_flash.tiling import cdiv, count_key_blocks, key_blocks, round_up
+from numba_flash.tiling import cdiv, count_key_blocks, key_blocks
 from numba_flash.traffic import Traffic
 
 WIDTH = 2  # bytes of a number in shared memory
+BUSY = 3  # half query blocks for each multiprocessor: of so many, heads start together
 MAPS = 3  # of q, k and v; if o leaves in boxes, one more
 COUNTER_BYTES, TASK_BYTES = 4, 4 * TASK_NUMBERS
 
@@ -113,6 +114,19 @@ def takes_by_counter(problem: AttentionProblem, t: WarpgroupTiles, device: Devic
     return count_work(problem, t) > device.multiprocessors and problem.last < problem.Nk - 1
 
 
+def groups_together(problem: AttentionProblem, device: Device, t: WarpgroupTiles) -> int:
+    """Of how many heads (or groups of them) the longest rows start first: as many as keep all multiprocessors busy.
+
+    Of more heads at once, K and V come from memory in bursts; of fewer, too. One head follows another where no row's
+    keys end before the last one.
+    """
+    if problem.last >= problem.Nk:
+        return 1
+    groups = problem.Hq // problem.Hk // heads_packed(problem, t)  # that share keys
+    work = count_work(problem, t) // max(problem.B * problem.Hk, 1)
+    return in_equal_groups(problem.B * problem.Hk, cdiv(BUSY * device.multiprocessors // 2, max(work, 1))) * groups
+
+
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
     """Why this kernel cannot solve the problem on the device; empty if it can."""
     reasons = wgmma_reasons(device) + width_reasons(problem)
@@ -121,16 +135,9 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 
 def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, lse: Array) -> list[Launch]:
     """The launches that write o (B, Hq, Nq, dv) and lse (B, Hq, Nq), both contiguous."""
-    t, steps = tiles_of(problem), list[Launch]()
+    t = tiles_of(problem)
     packed = heads_packed(problem, t)
-    sources = []
-    for tensor in (x.q, x.k, x.v):
-        source = tensor
-        if not fits_boxes(tensor):
-            source = empty(x.q, (*tensor.shape[:-1], round_up(tensor.shape[-1], ALIGNED // WIDTH)), tensor.dtype)
-            steps += pad.launches(tensor, source)
-        sources.append(source)
-    q, k, v = sources
+    (q, k, v), steps = pad.boxable((x.q, x.k, x.v))
     q_map = tensor_map(by_groups(q, packed), packed, t.Br // packed)
     stores = kind_of_stores(problem.dv)
     counter = None
@@ -143,8 +150,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     boxed = leaves_in_boxes(problem)
     o_map = tensor_map(by_groups(o, packed), packed, WARPGROUP_ROWS // packed) if boxed else NO_MAP
     results = (Written(o), o_map, Written(lse), Written(map_scratch(x.q, grid, MAPS + boxed)), counter)
-    together = cdiv(heads_together(problem, device), packed)
-    tail = (*score_arguments(problem, x), together, problem.B * problem.Hq // packed)
+    tail = (*score_arguments(problem, x), groups_together(problem, device, t), problem.B * problem.Hq // packed)
     inputs = (q, q_map, k, tensor_map(k, t.Bc), v, tensor_map(v, t.Bc))
     return [*steps, Launch(kernel, grid, (*inputs, *results, *tail))]
 

@@ -70,15 +70,15 @@ class Block:
                 raise
 
     def _released(self) -> list[Thread]:
-        """The threads whose gates are open, as they are numbered; where warps wait alone, those of one warp.
+        """The threads whose gates are open, as they are numbered; where warps or warpgroups wait alone, those of one.
 
-        So a warp runs ahead of the others until a barrier stops it, and where one is missing, it goes too far.
+        So it runs ahead of the others until a barrier stops it, and where one is missing, it goes too far.
         """
         released = []
         gates = [gate for gate in self.gates.values() if gate.is_open()]
-        if warps := sorted({gate.warp for gate in gates if gate.warp is not None}):
-            self._arrange(warps)
-            gates = [gate for gate in gates if gate.warp == warps[0]]
+        if teams := sorted({gate.team for gate in gates if gate.team is not None}):
+            self._arrange(teams)
+            gates = [gate for gate in gates if gate.team == teams[0]]
         for gate in gates:
             del self.gates[gate.key]
             released += gate.release()

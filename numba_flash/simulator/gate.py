@@ -23,7 +23,7 @@ class Gate:
     """
 
     error: type[RuntimeError] = Deadlock  # what it is if everyone waits and nothing opens
-    warp: int | None = None  # whose threads alone wait here, and may run ahead of others
+    team: int | None = None  # the first thread of a warp or warpgroup that waits by itself, and may run ahead
 
     def __init__(self, name: str, key: Hashable = None) -> None:
         self.name = name

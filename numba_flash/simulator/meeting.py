@@ -10,7 +10,7 @@ from .callpath import CallPath, where
 from .errors import DivergentBarrier
 from .gate import Gate
 from .report import listed
-from .thread import WARP, Thread
+from .thread import WARP, WARPGROUP, Thread
 
 Combine = Callable[[list[Any]], Any]
 
@@ -34,7 +34,7 @@ class Meeting(Gate):
         super().__init__(name, key)
         self.members, self.path = key
         self.first = first
-        self.warp = first // WARP if size == WARP and first % WARP == 0 else None
+        self.team = first if size in (WARP, WARPGROUP) and first % size == 0 else None
         self.values: list[Any] = [None] * size
         self._expected = self.members.bit_count()
         self._result: list[Any] = []
@@ -68,7 +68,7 @@ class Encounter(Meeting):
 
     def __init__(self, name: str, key: tuple[int, CallPath], first: int, size: int) -> None:
         super().__init__(name, key, first, size)
-        self.warp = None
+        self.team = None
 
     def is_open(self) -> bool:
         """Yes."""

@@ -32,8 +32,8 @@ def options(*, seed: int | None = None, landing: Landing = "late") -> Iterator[N
     ----------
     seed : int, optional
         Shuffles the blocks of a grid and, anew in every scheduling round, the threads of a block. The same seed gives
-        the same order. None runs blocks and threads as they are numbered. A warp that meets no other at a collective
-        runs ahead: the first that can, by a seed any.
+        the same order. None runs blocks and threads as they are numbered. A warp, or a warpgroup, that meets no
+        other at a collective runs ahead: the first that can, by a seed any.
     landing : {"late", "early", "crossed"}
         "late": an asynchronous copy moves its bytes at the wait that covers it, and a warpgroup's product reads and
         writes at its wait, which shows a missing wait.

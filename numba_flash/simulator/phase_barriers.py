@@ -8,7 +8,7 @@ from typing import Any
 from .async_proxy import BASE, proxy_of
 from .errors import MemoryFault
 from .gate import Gate
-from .thread import Thread, current
+from .thread import WARP, Thread, current
 
 ALIGNMENT = 8  # bytes of a barrier
 
@@ -78,10 +78,11 @@ class PhaseBarrier:
 
 
 class PhaseGate(Gate):
-    """Where threads wait for a phase of a barrier to end."""
+    """Where threads wait for a phase of a barrier to end; they go ahead in the place of the first one's warp."""
 
-    def __init__(self, barrier: PhaseBarrier, parity: int, key: Any) -> None:
+    def __init__(self, barrier: PhaseBarrier, parity: int, key: Any, first: Thread) -> None:
         super().__init__(str(barrier), key)
+        self.team = first.index // WARP * WARP
         self._barrier, self._parity = barrier, parity
 
     def is_open(self) -> bool:
@@ -130,7 +131,7 @@ def wait_for_phase(address: Any, parity: Any) -> None:
         raise ValueError(f"{current()}: an mbarrier has phases of parity 0 and 1, not {parity}")
     if not barrier.has_passed(parity):
         thread, key = current(), (PhaseGate, barrier.place, parity)
-        gate = thread.block.gates.get(key) or PhaseGate(barrier, parity, key)
+        gate = thread.block.gates.get(key) or PhaseGate(barrier, parity, key, thread)
         gate.hold(thread)
 
 

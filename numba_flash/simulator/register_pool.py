@@ -6,8 +6,8 @@ from typing import Any
 
 from .errors import DivergentBarrier
 from .gate import Gate
-from .thread import current
-from .warpgroup import SIZE, exchange_warpgroup
+from .thread import WARPGROUP, current
+from .warpgroup import exchange_warpgroup
 
 OF_A_MULTIPROCESSOR = 65536
 MOST = 255  # registers of a thread
@@ -69,4 +69,4 @@ def _ask(lanes: list[Any]) -> Grant:
         raise DivergentBarrier(f"setmaxnreg: the threads of a warpgroup, {thread} among them, disagree")
     registry, block = thread.block.registry, thread.block
     pool = registry.setdefault(RegisterPool, RegisterPool(len(block.threads)))
-    return pool.ask(thread.index // SIZE, *first)
+    return pool.ask(thread.index // WARPGROUP, *first)

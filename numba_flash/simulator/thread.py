@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .pointer import Window
     from .tensor_copies import TensorMap
 
-WARP = 32
+WARP, WARPGROUP = 32, 128
 
 
 class Dim3(NamedTuple):

@@ -18,9 +18,7 @@ from .async_proxy import places_of, proxy_of
 from .collectives import exchange_group
 from .counting import current_tally
 from .errors import DivergentBarrier, MemoryFault
-from .thread import Thread, current
-
-SIZE = 128  # threads of a warpgroup
+from .thread import WARPGROUP, Thread, current
 
 
 @dataclass
@@ -46,16 +44,16 @@ class Product:
 
 def products_of(thread: Thread) -> Products:
     """Those of the thread's warpgroup."""
-    return thread.block.registry.setdefault((Products, thread.index // SIZE), Products())
+    return thread.block.registry.setdefault((Products, thread.index // WARPGROUP), Products())
 
 
 def exchange_warpgroup(value: Any, *, name: str, combine: Callable[[list[Any]], Any] | None = None) -> Any:
     """`exchange_group` of the running thread's warpgroup: DivergentBarrier if the block ends before its last thread."""
     thread = current()
-    first = thread.index // SIZE * SIZE
-    if first + SIZE > len(thread.block.threads):
+    first = thread.index // WARPGROUP * WARPGROUP
+    if first + WARPGROUP > len(thread.block.threads):
         raise DivergentBarrier(f"{name}: {thread} is in a warpgroup of {len(thread.block.threads) - first} threads")
-    return exchange_group(value, first, SIZE, name=name, combine=combine)
+    return exchange_group(value, first, WARPGROUP, name=name, combine=combine)
 
 
 def fence_registers() -> None:

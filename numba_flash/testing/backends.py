@@ -13,6 +13,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from numba_flash import flash_attention, flash_attention_backward, matmul, merge, softmax
 from numba_flash.arrays import CUPY, NUMPY
+from numba_flash.config import WARPGROUP_ROWS
 from numba_flash.reference import Array
 from numba_flash.testing.case import Case
 from numba_flash.testing.matmul import MatmulCase, matmul_cases
@@ -105,7 +106,8 @@ class Backend:
     def on_tensor_cores(self, kernel: str, backward: str) -> Backend:
         """The same with a rung of attention for 16-bit numbers, and the rung or family of its gradient."""
         rows, scores = max(self.sizes["max_rows"], 40), max(self.sizes["max_scores"], 48**2)  # several of its blocks
-        tiles = tuple(max(16, side) for side in self.sizes["tiles"])
+        least = WARPGROUP_ROWS if backward.startswith("flash3") else 16  # keys of a block
+        tiles = tuple(max(least, side) for side in self.sizes["tiles"])
         more = {"dtypes": ("float16", "bfloat16"), "tiles": tiles, "max_rows": rows, "max_scores": scores}
         return replace(self, kernel=kernel, backward=backward, sizes={**self.sizes, **more})
 

@@ -16,6 +16,7 @@ from numba_flash.config import (
     MatmulTiles,
     MmaTiles,
     Tiles,
+    WarpgroupGradientTiles,
     WarpgroupTiles,
     WgmmaTiles,
 )
@@ -176,6 +177,19 @@ def warpgroup_rules(t: WarpgroupTiles) -> Rules:
     }
 
 
+def warpgroup_gradient_rules(t: WarpgroupGradientTiles) -> Rules:
+    """The same of the gradients."""
+    blocks = t.dq_blocks
+    return {
+        "one or two warpgroups compute 64 keys each, or share them": t.Bc % 64 == 0 and t.consumers in (1, 2),
+        "query rows come in panels, one if they are shared": t.Br in ((64, 128) if t.QG == 1 else (64,)),
+        "columns of dK and dV are shared in panels": t.D % (64 * t.QG) == 0 == t.DV % (64 * t.QG),
+        "dQ is shared in blocks of 64 rows": blocks > 0 and t.consumers % blocks == 0,
+        "head dimensions are at most 256": 0 < t.D <= 256 and 0 < t.DV <= 256,
+        "there are stages of Q and dO": t.stages > 0,
+    }
+
+
 def wgmma_rules(t: WgmmaTiles) -> Rules:
     """What matmul_wgmma asks of its tile sizes."""
     return {
@@ -284,7 +298,7 @@ def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
     ]
     for_all = {rule: all(at[rule] for at in rules) for rule in rules[0]}
     forward, backward = (import_module(f"numba_flash.rungs.flash2_mma_{name}") for name in ("forward", "backward"))
-    few = patch.object(backward, "MULTIPROCESSORS", 4)  # so that short problems take several launches
+    few = patch.object(backward.collect_pass, "MULTIPROCESSORS", 4)  # so that short problems take several launches
     with only_these(((forward.CONFIGS, tiles), (backward.CONFIGS, key_tiles)), for_all), few:
         yield
 
@@ -298,7 +312,9 @@ def mma_tiles(tiles: MmaTiles) -> Iterator[None]:
 
 
 @contextmanager
-def warpgroup_tiles(tiles: WarpgroupTiles, products: WgmmaTiles) -> Iterator[None]:
+def warpgroup_tiles(
+    tiles: WarpgroupTiles, products: WgmmaTiles, gradients: WarpgroupGradientTiles | None = None
+) -> Iterator[None]:
     """Run flash3 and matmul_wgmma with other tile sizes.
 
     Parameters
@@ -307,13 +323,17 @@ def warpgroup_tiles(tiles: WarpgroupTiles, products: WgmmaTiles) -> Iterator[Non
         Of the forward pass: `warpgroup_rules`. Head dimensions are fitted to the problem.
     products : WgmmaTiles
         Of matmul_wgmma: `wgmma_rules`.
+    gradients : WarpgroupGradientTiles
+        Of the backward pass: `warpgroup_gradient_rules`. By default the smallest there are.
 
     Raises
     ------
     ValueError
         If the kernels cannot be made with these tile sizes.
     """
-    forward, matmul = (import_module(f"numba_flash.rungs.{name}") for name in ("flash3_forward", "matmul_wgmma"))
-    tables = (forward.CONFIGS, tiles), (matmul.CONFIGS, products)
-    with only_these(tables, warpgroup_rules(tiles) | wgmma_rules(products)):
+    gradients = gradients or WarpgroupGradientTiles(64, 64, 64, 64)
+    names = "flash3_forward", "flash3_backward", "matmul_wgmma"
+    forward, backward, matmul = (import_module(f"numba_flash.rungs.{name}") for name in names)
+    tables = (forward.CONFIGS, tiles), (backward.CONFIGS, gradients), (matmul.CONFIGS, products)
+    with only_these(tables, warpgroup_rules(tiles) | warpgroup_gradient_rules(gradients) | wgmma_rules(products)):
         yield

@@ -20,6 +20,7 @@ KERNELS = (
     "rungs.passes.rows",
     "rungs.passes.collect",
     "rungs.flash2_mma_backward",
+    "rungs.flash3_backward",
     "rungs.flash3_forward",
     "kernels.matmul_registers",
     "kernels.matmul_mma",
@@ -38,6 +39,7 @@ KERNELS = (
     "kernels.flash2_mma_forward",
     "kernels.flash2_mma_backward",
     "kernels.matmul_wgmma",
+    "kernels.flash3_backward",
     "kernels.flash3_forward",
 )
 

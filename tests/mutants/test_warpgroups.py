@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from properties import test_agreement, test_locality, test_warpgroups
+from properties import test_agreement, test_warpgroups
+from properties.agreement import assert_attention
 from properties.test_memory import GuardedMemory
 
-from numba_flash.config import WarpgroupTiles, WgmmaTiles
+from numba_flash.config import WarpgroupGradientTiles, WarpgroupTiles, WgmmaTiles
 from numba_flash.simulator import SIMULATED, Deadlock, DivergentBarrier, MemoryFault, options
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
@@ -18,6 +20,7 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 FLASH3, WGMMA = "kernels.flash3_forward", "kernels.matmul_wgmma"
+BACKWARD, GRADIENTS = "kernels.flash3_backward", "device.gradients"
 BOXES, WARPGROUPS = "device.boxes", "device.warpgroups"
 WORK = Case(B=1, Hq=3, Hk=1, Nq=130, Nk=90, d=72, dv=80, dtype="float16", causal=True, q_offset=-10)
 POISONED = GuardedMemory(SIMULATOR.library)  # what is not written is NaN
@@ -32,7 +35,7 @@ def PRODUCT():  # noqa: N802
 
 def FORWARD(case=WORK, queries=2):  # noqa: N802
     """More query blocks than blocks, key blocks than stages; two warpgroups that take turns."""
-    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward")
     tiles = WarpgroupTiles(128, 32, 64, 64, queries=queries)
     with warpgroup_tiles(tiles, WgmmaTiles(64, 64, 2)), POISONED.used():
         test_agreement.test_forward.holds(backend, case)
@@ -51,16 +54,34 @@ def STEEP():  # noqa: N802
 def PACKED():  # noqa: N802
     """A tile holds all four query heads that share keys."""
     test_warpgroups.test_a_tile_holds_all_heads_of_a_group(
-        SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward"), test_warpgroups.PACKED[0]
+        SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward"), test_warpgroups.PACKED[0]
     )
 
 
+HEADS = Case(B=1, Hq=2, Hk=1, Nq=100, Nk=90, d=72, dv=64, dtype="float16", causal=True, q_offset=-10, softcap=3.0)
+
+
+def KEYS(case=HEADS, QG=1):  # noqa: N802
+    """More query blocks than stages, of two heads; two warpgroups own keys."""
+    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward")
+    gradients = WarpgroupGradientTiles(64, 64 if QG > 1 else 128, 128, 128, QG=QG)
+    with warpgroup_tiles(WarpgroupTiles(64, 64, 128, 128), WgmmaTiles(64, 64, 2), gradients), POISONED.used():
+        test_agreement.test_backward.holds(backend, case)
+
+
+def SHARED():  # noqa: N802
+    """The same, where two warpgroups share queries, and columns of dK and dV."""
+    KEYS(QG=2)
+
+
 def EMPTY():  # noqa: N802
-    """A query block that meets no keys, where values may be NaN."""
-    case = Case(B=1, Hq=1, Hk=1, Nq=70, Nk=40, d=16, dv=8, dtype="float16", causal=True, q_offset=-64)
-    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+    """A query block that meets no key, and keys that no query block meets, which may be NaN."""
+    case = Case(B=1, Hq=1, Hk=1, Nq=130, Nk=40, d=16, dv=8, dtype="float16", window=(5, 5), q_offset=30)
+    backend, x = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward"), case.arrays()
+    k, v = (y.copy() for y in (x.k, x.v))
+    k[:, :, :16] = v[:, :, :16] = np.nan
     with warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), WgmmaTiles(64, 64, 2)), POISONED.used():
-        test_locality.test_skipped_blocks_may_hold_nan.holds(backend, case)
+        assert_attention(backend.attention(x.q, k, v, **case.options()), case, x.q, x.k, x.v, **case.options())
 
 
 MUTANTS = [
@@ -85,7 +106,7 @@ MUTANTS = [
     Mutant("sums of the tile before", WGMMA, "                fill(acc, SUMS, ZERO)\n", "", PRODUCT),
     Mutant("every matrix is the first", WGMMA, "(b * each[0],)", "(0,)", PRODUCT),
     Mutant("too few registers are given back", WGMMA, "give_registers(FEW)", "give_registers(64)", PRODUCT),
-    Mutant("panels are not swizzled", BOXES, "(first // 4 ^ r) * 4", "first // 4 * 4", PRODUCT),
+    Mutant("panels are not swizzled", BOXES, "(left + first // 4 ^ r) * 4", "(left + first // 4) * 4", PRODUCT),
     Mutant("a panel is copied before it is written", BOXES, "barrier_sync(barrier, WARPGROUP)  # the panel is written",
            "pass", PRODUCT, "early"),
     Mutant("written panels are not fenced", BOXES, "            fence_shared()\n", "", PRODUCT),
@@ -142,8 +163,8 @@ MUTANTS = [
     Mutant("nobody has the first turn", FLASH3, "if PING_PONG and me == CONSUMERS - 1:", "if False:", FORWARD),
     Mutant("a turn is passed to oneself", FLASH3, "(me + 1) % CONSUMERS", "me", FORWARD),
     Mutant("packed heads write each other's LSE", "device.softmax", "LSEh[h * Nq + row]", "LSEh[row]", PACKED),
-    Mutant("a query of a packed tile sees what the next one sees", "device.scores", "row_of(rg, r) // packed",
-           "row_of(rg, r)", PACKED),
+    Mutant("a query of a packed tile sees what the next one sees", "device.scores", "row_of(rg, r) // packed + last",
+           "row_of(rg, r) + last", PACKED),
     Mutant("packed heads in the order of others", "rungs.flash3_forward", "(of_b, packed * of_h, of_n, of_h, of_d)",
            "(of_b, of_h, of_n, H // packed * of_h, of_d)", PACKED),
     Mutant("keys of another head", FLASH3, "(int32(quotient(h, group)), b)", "(h, b)", FORWARD),
@@ -154,6 +175,56 @@ MUTANTS = [
     Mutant("rows of the other warpgroup", FLASH3, "smem + slot * SLOT_BYTES + mine * ROW_BYTES",
            "smem + slot * SLOT_BYTES", FORWARD),
     Mutant("blocks of keys of the tile before", FLASH3, "            n = attend(", "            attend(", FORWARD),
+    Mutant("a key block does not wait for its keys", BACKWARD,
+           "            mbarrier_wait(smem + K_FULL, 0)\n", "", KEYS),
+    Mutant("Q of a block is not waited for", BACKWARD,
+           "mbarrier_wait(smem + Q_FULL + BARRIER_BYTES * stage, parity)", "pass", KEYS),
+    Mutant("dO is not waited for", BACKWARD,
+           "mbarrier_wait(smem + O_FULL + BARRIER_BYTES * stage, parity)", "pass", KEYS),
+    Mutant("Q and dO are filled before they are free", BACKWARD,
+           "mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", KEYS, "early"),
+    Mutant("Q is freed before dS^T Q is done", BACKWARD, """        wgmma_wait(0)
+        pin(dk, DK)
+        free(smem, n)
+
+    @device
+    def sum_shared""", """        free(smem, n)
+        wgmma_wait(0)
+        pin(dk, DK)
+
+    @device
+    def sum_shared""", KEYS, "crossed"),
+    Mutant("S^T is not waited for", BACKWARD, """        wgmma_wait(1)
+        pin(s, SCORES)
+""", "", KEYS),
+    Mutant("dP^T is not waited for", BACKWARD,
+           "            wgmma_wait(1)\n        pin(dp, SCORES)", "        pin(dp, SCORES)",
+           KEYS),
+    Mutant("dS is multiplied before others have written it", BACKWARD,
+           "barrier_sync(ALL, WARPGROUP * CONSUMERS)  # P and dS",
+           "pass  # P and dS", KEYS, "early"),
+    Mutant("dS is not fenced", BACKWARD, "        fence_shared()\n", "", KEYS),
+    Mutant("dS of one block lies where that of the next one is written", BACKWARD,
+           "turn(n), S_AT + int32(n & 1) * S_BYTES", "turn(n), S_AT", KEYS),
+    Mutant("dK and dV leave through keys that are still read", BACKWARD,
+           "barrier_sync(ALL, WARPGROUP * CONSUMERS)  # nobody", "pass  # nobody", KEYS),
+    Mutant("dK leaves without the scale", BACKWARD, "            dk[x] *= scale\n", "            pass\n", KEYS),
+    Mutant("P of hidden keys", BACKWARD, "hide(s, s, rg, cg, row0, col0, Nk, first, last)", "pass", KEYS),
+    Mutant("dQ of the other warpgroup's columns", BACKWARD, "me // DQ_BLOCKS * DQ_COLUMNS", "0", KEYS),
+    Mutant("a warpgroup collects the other's columns", "kernels.passes.collect", "group // BLOCKS * COLUMNS",
+           "(1 - group) // BLOCKS * COLUMNS", KEYS),
+    Mutant("LSE and delta of other boxed rows", GRADIENTS, "r // 2 % 2 * 4 + lane() % 4", "lane() % 4", KEYS),
+    Mutant("boxed rows are not swizzled", GRADIENTS, "(chunk ^ row & 7) * 4", "chunk * 4", KEYS),
+    Mutant("every query head is the first of its group", BACKWARD,
+           "int32(hk * group + over), b)", "int32(hk * group), b)",
+           KEYS),
+    Mutant("the first head's sums for every head", BACKWARD, "(b * Hq + h) * Tr", "b * Hq * Tr", KEYS),
+    Mutant("both warpgroups write the same queries of P", BACKWARD, "qg * (QUERIES // 8)", "0", SHARED),
+    Mutant("P is not there when it is multiplied", BACKWARD,
+           "        write_scores(words, P_AT + buffer, mine, s)\n", "",
+           SHARED),
+    Mutant("the same columns of dK in both warpgroups", BACKWARD, "qg * (DK_COLUMNS // PANEL) * Q_PANEL", "0", SHARED),
+    Mutant("the same queries of S in both warpgroups", BACKWARD, "qg * QUERIES * ROW_BYTES", "0", SHARED),
 ]  # fmt: skip
 
 
@@ -165,7 +236,7 @@ def test_a_property_fails(mutant):
 
 
 @pytest.mark.parametrize("landing", ["late", "early", "crossed"])
-@pytest.mark.parametrize("module", [FLASH3, WGMMA, BOXES, WARPGROUPS])
+@pytest.mark.parametrize("module", [FLASH3, BACKWARD, WGMMA, BOXES, WARPGROUPS])
 def test_the_original_does_not(module, landing):
     """Made anew in the same way, but unchanged."""
     first = next(mutant for mutant in MUTANTS if mutant.module == module)

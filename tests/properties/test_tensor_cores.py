@@ -5,6 +5,7 @@ from hypothesis import settings
 
 from numba_flash.config import GradientTiles, Tiles
 from numba_flash.rungs import flash2_mma_backward
+from numba_flash.rungs.passes import collect
 from numba_flash.specimen import specimen
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
@@ -122,7 +123,7 @@ def test_deterministic_gradients_take_several_launches(kernels, case, splits):
     sizes = {name: getattr(case, name) for name in ("B", "Hq", "Hk", "Nq", "Nk", "d", "dv")}
     problem = specimen("flash_attention_backward", case.dtype, **sizes)
     with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), tiles):
-        assert flash2_mma_backward.count_splits(problem, tiles) == splits < case.Nk / tiles.Bc
+        assert collect.count_splits(problem, tiles) == splits < case.Nk / tiles.Bc
         agreement.test_deterministic_backward.holds(backend, case)
         memory.test_repeats_bit_by_bit.holds(backend, case)
 

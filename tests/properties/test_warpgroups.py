@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from numba_flash.config import WarpgroupTiles, WgmmaTiles, current_device
+from numba_flash.config import WarpgroupGradientTiles, WarpgroupTiles, WgmmaTiles, current_device
 from numba_flash.ladder import FORWARD
 from numba_flash.rungs import flash3_forward
+from numba_flash.rungs.passes import collect
 from numba_flash.specimen import specimen
 from numba_flash.testing.backends import GPU, SIMULATOR, Backend
 from numba_flash.testing.case import Case
@@ -16,6 +17,7 @@ from numba_flash.tiling import round_up
 
 from . import test_agreement as agreement
 from . import test_algebra as algebra
+from . import test_gradients as gradients
 from . import test_locality as locality
 from . import test_matmul as matmul
 from . import test_memory as memory
@@ -26,7 +28,6 @@ PROPERTIES = (
     agreement.test_forward,
     algebra.test_ones_give_ones,
     algebra.test_lse_normalizes_p,
-    algebra.test_grouped_heads_are_repeated_heads,
     locality.test_unseen_keys_may_hold_anything_finite,
     locality.test_skipped_blocks_may_hold_nan,
     locality.test_rows_that_see_nothing,
@@ -35,15 +36,22 @@ PROPERTIES = (
     memory.test_outputs_are_written_once_and_nothing_else,
     merge.test_merged_parts_are_the_whole,
 )
+# With O and LSE of flash2_mma_forward: in one case where scores reach 10^4, those of flash3_forward make dQ of any
+# kernel 1 % worse than is allowed (examples/benchmarks/LOG.md).
+OF_GRADIENTS = (
+    agreement.test_backward,
+    agreement.test_deterministic_backward,
+    gradients.test_rows_of_ds_sum_to_dlse,
+)
 HALVES = ("float16", "bfloat16")
 
 
 @pytest.fixture
 def warpgroups(kernels):
-    """The backend with flash3; the gradients are those of flash2."""
+    """The backend with flash3."""
     if kernels is GPU and current_device(0).compute_capability != (9, 0):
         pytest.skip("needs compute capability 9.0")
-    return kernels.on_tensor_cores("flash3_forward", "flash2_mma_backward")
+    return kernels.on_tensor_cores("flash3_forward", "flash3_backward")
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__.removeprefix("test_"))
@@ -52,12 +60,19 @@ def test_holds(warpgroups, holds):
     holds.search(warpgroups, max_examples=3)
 
 
+@pytest.mark.parametrize("holds", OF_GRADIENTS, ids=lambda holds: holds.__name__.removeprefix("test_"))
+def test_holds_of_gradients(warpgroups, holds):
+    holds.search(warpgroups.on_tensor_cores("flash2_mma_forward", "flash3_backward"), max_examples=3)
+
+
 @pytest.mark.parametrize(("landing", "seed"), [("late", 0), ("early", 1), ("crossed", None)])
 def test_boxes_and_products_may_land_early_or_late(warpgroups, landing, seed):
     if warpgroups.name != SIMULATOR.name:
         pytest.skip("only the simulator can choose")
     with simulated(landing=landing, seed=seed):
         agreement.test_forward.search(warpgroups, max_examples=4)
+        backward = warpgroups.on_tensor_cores("flash2_mma_forward", "flash3_backward")
+        agreement.test_backward.search(backward, max_examples=3)
 
 
 @pytest.mark.parametrize("multiplied", [3, 8])
@@ -117,11 +132,43 @@ def test_other_tiles(warpgroups, tiles, case):
         agreement.test_forward.holds(warpgroups, case)
 
 
-@pytest.mark.parametrize("d", [64, 256])
+GRADIENT_TILES = [
+    WarpgroupGradientTiles(64, 128, 64, 64, stages=3),
+    WarpgroupGradientTiles(128, 128, 64, 64, stages=1),
+    WarpgroupGradientTiles(64, 64, 128, 128, QG=2),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.Nq}x{case.Nk}-{case.d}-{case.dv}")
+@pytest.mark.parametrize("tiles", GRADIENT_TILES, ids=lambda t: f"{t.Br}x{t.Bc}-{t.QG}-{t.stages}")
+def test_other_tiles_of_gradients(warpgroups, tiles, case):
+    """Warpgroups that own keys or share them, one or two blocks of dQ, one to three stages."""
+    case = replace(case, d=min(case.d, 64), dv=min(case.dv, 64))  # or there is too little shared memory for one of them
+    with warpgroup_tiles(WarpgroupTiles(64, 32, 64, 64), WgmmaTiles(64, 64, 2), tiles):
+        agreement.test_backward.holds(warpgroups, case)
+
+
+LAUNCHES = [
+    Case(B=1, Hq=4, Hk=2, Nq=9, Nk=200, d=8, dv=8, dtype="bfloat16", causal=True, q_offset=150, dlse=True),
+    Case(B=1, Hq=1, Hk=1, Nq=70, Nk=330, d=24, dv=17, dtype="float16", window=(200, 70)),
+]
+
+
+@pytest.mark.parametrize("case", LAUNCHES, ids=lambda case: f"{case.Nq}x{case.Nk}")
+def test_deterministic_gradients_take_several_launches(warpgroups, case, monkeypatch):
+    monkeypatch.setattr(collect, "MULTIPROCESSORS", 4)
+    with warpgroup_tiles(WarpgroupTiles(64, 32, 64, 64), WgmmaTiles(64, 64, 2)):
+        agreement.test_deterministic_backward.holds(warpgroups, case)
+        memory.test_repeats_bit_by_bit.holds(warpgroups, case)
+
+
+@pytest.mark.parametrize("d", [64, 128, 256])
 def test_production_tiles(simulator, d):
     """The tile sizes that run on a GPU."""
     case = Case(B=1, Hq=1, Hk=1, Nq=130, Nk=200, d=d, dv=d - 8, dtype="bfloat16", causal=True)
-    agreement.test_forward.holds(simulator.on_tensor_cores("flash3_forward", "flash2_mma_backward"), case)
+    backend = simulator.on_tensor_cores("flash3_forward", "flash3_backward")
+    agreement.test_forward.holds(backend, case)
+    agreement.test_backward.holds(backend, case)
 
 
 def boxed_products(backend, **restrictions):

@@ -36,7 +36,8 @@ def test_every_default_kernel_is_a_job_once(arch):
     )
     rungs = {"softmax_online", "matmul_registers", "flash2_forward"} | tensor_cores
     parts = {"delta", "merge", "flash2_backward_keys"}
-    parts |= {"rows", "collect", "flash2_mma_backward"} if tensor_cores else {"convert"}
+    gradients = "flash3_backward" if arch == "sm_90" else "flash2_mma_backward"
+    parts |= {"rows", "collect", gradients} if tensor_cores else {"convert"}
     assert names - {"flash2_backward_queries"} == parts | rungs and rungs < set(FASTEST_FIRST)
     of_rungs = ("flash2_forward", "flash2_mma_forward", "flash3_forward")
     forward = [kernel.config for kernel, _, _ in jobs if kernel.name in of_rungs]

@@ -65,7 +65,7 @@ def test_another_kernel():
     assert with_kernel(CPU, "") is CPU
     older = with_kernel(SIMULATOR, "flash1_forward")
     assert (older.kernel, older.backward) == ("flash1_forward", "flash1_backward")
-    for name, backward in (("flash2_mma", "flash2_mma_backward"), ("flash3", "flash2_mma_backward")):
+    for name, backward in (("flash2_mma", "flash2_mma_backward"), ("flash3", "flash3_backward")):
         newer = with_kernel(GPU, name)
         assert (newer.kernel, newer.backward) == (f"{name}_forward", backward)
         dtypes = {with_few_kernels(newer, seed).sizes["dtypes"] for seed in range(12)}

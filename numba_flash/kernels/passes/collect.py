@@ -1,9 +1,9 @@
 """The backward's last pass on tensor cores.        New here: sums that lie as the registers lay that they came from.
 
 Paper      none
-Grid       (Tr * B*Hq,)     Threads those of flash2_mma_backward: thread t takes up what threads t of its blocks added
+Grid       (Tr * B*Hq,)     Threads those that added in the kernel before: each takes up its own numbers
 Shapes     X (splits, B, Hq, Tr, Br * D) float32 -> dQ (B, Hq, Nq, d), contiguous
-On chip    a thread's fragments of dQ in registers
+On chip    a thread's fragments of dQ in registers; on their way out, a warp's rows in shared memory
 Invariant  dQ = scale * sum X, from the first split to the last, in dQ's dtype, to nearest, ties to even
 Units      those of dS K; the scale is applied here
 Edges      rows beyond Nq and columns beyond d are left out
@@ -14,36 +14,77 @@ from __future__ import annotations
 
 from functools import cache
 
-from numba import cuda, float32, uint16
+from numba import cuda, float32, uint16, uint32
 
-from numba_flash.config import LANES, Adds, GradientTiles
-from numba_flash.device.fragments import make_place_of_sums, make_write_fragments
+from numba_flash.config import (
+    LANES,
+    WARPGROUP_ROWS,
+    WARPS,
+    Adds,
+    Fragments,
+    GradientTiles,
+    Stores,
+    WarpgroupGradientTiles,
+)
+from numba_flash.device.fragments import make_place_of_sums, make_write_chunks, make_write_fragments
 from numba_flash.device.number import number
 from numba_flash.device.tiles import fill
-from numba_flash.ptx import global_view
+from numba_flash.ptx import device, global_view, load4, shared_tile
 from numba_flash.tiling import cdiv
 
 
 @cache
-def make_collect(tiles: GradientTiles, dtype: str, pairs: bool, adds: Adds):
-    """The kernel for the tile sizes and the kind of additions that made the sums; `pairs`: d is even."""
+def make_collect(tiles: GradientTiles | WarpgroupGradientTiles, dtype: str, stores: Stores, adds: Adds):
+    """The kernel for the tile sizes and the kind of additions that made the sums."""
     Br, D, ROWS, COLUMNS, STEP = tiles.Br, tiles.D, tiles.dq_rows, tiles.dq_columns, tiles.dq_step
-    CG, COUNT, ZERO = D // COLUMNS, ROWS * STEP // LANES, number(dtype).zero
-    place, write_dq = make_place_of_sums(tiles.threads, adds), make_write_fragments(dtype, ROWS, STEP, pairs)
+    CHUNKS, TILE = stores == "chunks", (tiles.adders // LANES * ROWS, STEP // 2)
+    CG, COUNT, ZERO, BLOCKS = D // COLUMNS, ROWS * STEP // LANES, number(dtype).zero, cdiv(Br, WARPGROUP_ROWS)
+    place, write_dq = make_place_of_sums(tiles.adders, adds), make_write_fragments(dtype, ROWS, STEP, stores == "pairs")
+    write_chunks = make_write_chunks(dtype, Fragments(ROWS, ROWS // 8, STEP // 4), STEP)
+
+    @device
+    def add_four(dq, n, x, first):
+        a, b, c, d = load4(x, place(first + n))
+        dq[n], dq[n + 1], dq[n + 2], dq[n + 3] = dq[n] + a, dq[n + 1] + b, dq[n + 2] + c, dq[n + 3] + d
+
+    @device
+    def add_each(dq, n, x, first):
+        for k in range(4):
+            dq[n + k] += x[place(first + n + k)]
+
+    add_up = add_four if adds == "vectors" else add_each
+
+    @device
+    def place_of_warp(warp):  # the first row and column of dQ that a warp owns
+        return warp // CG * ROWS, warp % CG * COLUMNS
+
+    @device
+    def place_in_warpgroup(warp):
+        group = warp // WARPS
+        return group % BLOCKS * WARPGROUP_ROWS + warp % WARPS * ROWS, group // BLOCKS * COLUMNS
+
+    place_of = place_in_warpgroup if isinstance(tiles, WarpgroupGradientTiles) else place_of_warp
 
     def collect(X, dQ, Nq, d, splits, apart, scale):
         Tr, warp = cdiv(Nq, Br), cuda.threadIdx.x >> 5
         i, bh = cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr
-        x = global_view(X, cuda.blockIdx.x * (Br * D), float32)
         dq = cuda.local.array(COUNT, float32)
-        row, col = i * Br + warp // CG * ROWS, warp % CG * COLUMNS
+        down, col = place_of(warp)
+        row = i * Br + down
         for step in range(COLUMNS // STEP):
             fill(dq, COUNT, ZERO)
             for split in range(splits):
-                for n in range(COUNT):
-                    dq[n] += x[split * apart + place(step * COUNT + n)]
+                x = global_view(X, split * apart + cuda.blockIdx.x * (Br * D), float32)
+                for n in range(0, COUNT, 4):
+                    add_up(dq, n, x, step * COUNT)
             for n in range(COUNT):
                 dq[n] *= scale
-            write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, row, col + step * STEP, Nq, d)
+            first = col + step * STEP
+            if CHUNKS:
+                words, dq_h = shared_tile(0, TILE, uint32), global_view(dQ, bh * Nq * d // 2, uint32)
+                cuda.syncwarp()  # the rows before have been read
+                write_chunks(dq_h, d, dq, words, warp * ROWS, row, first, Nq, d)
+            else:
+                write_dq(global_view(dQ, bh * Nq * d, uint16), d, dq, row, first, Nq, d)
 
     return collect
