@@ -17,6 +17,7 @@ from numba_flash.reference import Array, expand_heads, visible
 
 NUDGE = 2  # units in the last place: what `ex2.approx` may be off
 STEP = 16  # terms that one `mma` adds to a sum
+SLACK = 8
 BETWEEN = ("softcap", "alibi_slopes", "bias", "mask")  # what comes between a product and its exponential
 
 
@@ -29,6 +30,8 @@ class Evaluation:
     from_results : gradients from the rounded O and LSE, as P = e^(S - LSE) and rowsum(dO*O)
     wide : P and dS are not rounded to 16 bits
     base2 : P = 2^(s*unit - m), one multiply-add whose factor may hold the scale; rounded before it is divided by l
+    below : m of each row lies below its largest s, by up to `SLACK` powers of 2, as where it seldom changes; so P of a
+        row that sees one key alone is rounded too
     terms : how many are added to the sums of a product at once, as in `summed_in_order`; by default as NumPy likes
     nudge : every intermediate result is off by NUDGE, "up", "down" or, with a number as seed, at random
     """
@@ -38,6 +41,7 @@ class Evaluation:
     from_results: bool = False
     wide: bool = False
     base2: bool = False
+    below: bool = False
     terms: int | None = None
     nudge: str | int | None = None
 
@@ -55,6 +59,11 @@ class Evaluation:
     def nat(self) -> float:
         """What e is a power of: 2, or itself."""
         return math.log2(math.e) if self.base2 else 1
+
+    def pivot(self, s: Array, unit: Any) -> Array:
+        """m of each row, (..., 1): its largest s*unit, or below."""
+        m = s.max(axis=-1, keepdims=True, initial=-np.inf) * unit
+        return m - np.random.default_rng(m.size).uniform(0, SLACK, m.shape).astype(m.dtype) if self.below else m
 
     def power(self, s: Array, m: Array, unit: Any) -> Array:
         """e^(s - m), or 2^(s*unit - m), where it shows by how much m has been rounded."""
@@ -84,7 +93,10 @@ AGAIN = tuple(Evaluation(from_results=True, wide=True, nudge=seed) for seed in r
 SMALL = 2**15  # elements of operands that are cheap to evaluate again, and may well be exact by luck
 IN_ORDER = Evaluation(from_results=True, terms=1)
 IN_BASE_2 = tuple(Evaluation(from_results=True, wide=True, base2=True, nudge=seed) for seed in range(2))
-ON_TENSOR_CORES = Evaluation(from_results=True, base2=True, terms=STEP)
+ON_TENSOR_CORES = (
+    Evaluation(from_results=True, base2=True, terms=STEP),
+    Evaluation(from_results=True, base2=True, below=True),
+)
 
 
 def summed_in_order(a: Array, b: Array, terms: int) -> Array:
@@ -161,7 +173,7 @@ def evaluations(*operands: Array, stored: Any = None) -> list[tuple[Evaluation, 
     if itemsize == 8:
         wider = [x.astype(np.longdouble) for x in operands]
         return [*((how, list(operands)) for how in ways), (Evaluation(), wider)]
-    ways += IN_BASE_2 + ((ON_TENSOR_CORES,) if itemsize == 2 else ())
+    ways += IN_BASE_2 + (ON_TENSOR_CORES if itemsize == 2 else ())
     return [(how, list(operands)) for how in ways]
 
 
@@ -199,7 +211,7 @@ def evaluate(how: Evaluation, q: Array, k: Array, v: Array, *, scale: Any = None
     by, unit = (real(1), by * nat) if how.base2 and plain and by > 0 else (by, nat)
     with np.errstate(all="ignore"):
         s, derivative = naive_scores(how, q.astype(real), k, scale=by, **options)
-        m = s.max(axis=-1, keepdims=True, initial=-np.inf) * unit
+        m = how.pivot(s, unit)
         e = how.rounded(how.power(s, np.where(np.isneginf(m), real(0), m), unit))
         l = e.sum(axis=-1, keepdims=True)
         p, divisor = np.where(l > 0, e / l, real(0)), np.where(l > 0, l, real(1))

@@ -91,6 +91,10 @@ def test_shifting_all_scores_moves_only_lse(backend, case):
 def test_grouped_heads_are_repeated_heads(backend, case):
     """Query head h reads KV head h // (Hq // Hk), whose gradients are the sums over its query heads."""
     assume(case.Hk < case.Hq)
+    assert_grouped(backend, case)
+
+
+def assert_grouped(backend, case):
     x, options = case.arrays(), case.options()
     heads = [y.copy() for y in (x.k, x.v)]  # lying like those to compare: other kernels read other layouts
     copies = [reference.expand_heads(y, case.Hq) for y in heads]

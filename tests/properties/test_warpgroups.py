@@ -35,10 +35,6 @@ PROPERTIES = (
     memory.test_repeats_bit_by_bit,
     memory.test_outputs_are_written_once_and_nothing_else,
     merge.test_merged_parts_are_the_whole,
-)
-# With O and LSE of flash2_mma_forward: in one case where scores reach 10^4, those of flash3_forward make dQ of any
-# kernel 1 % worse than is allowed (examples/benchmarks/LOG.md).
-OF_GRADIENTS = (
     agreement.test_backward,
     agreement.test_deterministic_backward,
     gradients.test_rows_of_ds_sum_to_dlse,
@@ -60,19 +56,13 @@ def test_holds(warpgroups, holds):
     holds.search(warpgroups, max_examples=3)
 
 
-@pytest.mark.parametrize("holds", OF_GRADIENTS, ids=lambda holds: holds.__name__.removeprefix("test_"))
-def test_holds_of_gradients(warpgroups, holds):
-    holds.search(warpgroups.on_tensor_cores("flash2_mma_forward", "flash3_backward"), max_examples=3)
-
-
 @pytest.mark.parametrize(("landing", "seed"), [("late", 0), ("early", 1), ("crossed", None)])
 def test_boxes_and_products_may_land_early_or_late(warpgroups, landing, seed):
     if warpgroups.name != SIMULATOR.name:
         pytest.skip("only the simulator can choose")
     with simulated(landing=landing, seed=seed):
         agreement.test_forward.search(warpgroups, max_examples=4)
-        backward = warpgroups.on_tensor_cores("flash2_mma_forward", "flash3_backward")
-        agreement.test_backward.search(backward, max_examples=3)
+        agreement.test_backward.search(warpgroups, max_examples=3)
 
 
 @pytest.mark.parametrize("multiplied", [3, 8])
@@ -100,6 +90,33 @@ def test_a_tile_holds_all_heads_of_a_group(warpgroups, case):
     assert flash3_forward.heads_packed(problem, tiles) == case.Hq // case.Hk
     with warpgroup_tiles(tiles, WgmmaTiles(64, 64, 2)):
         agreement.test_forward.holds(warpgroups, case)
+
+
+def test_a_maximum_that_stays(warpgroups):
+    """Rows that see one key alone, whose P is not 1 but up to 2^8, so that O may be off by a whole unit: so may dQ."""
+    case = Case(
+        B=1,
+        Hq=1,
+        Hk=1,
+        Nq=17,
+        Nk=23,
+        d=19,
+        dv=19,
+        dtype="float16",
+        alibi=("float64", (1, 1)),
+        bias=("float16", (1, 1, 1, 1)),
+        mask=(1, 1, 1, 1),
+        layouts=("strided", "backward", "backward", "broadcast"),
+        regime="overflow",
+        seed=1732,
+    )
+    with warpgroup_tiles(WarpgroupTiles(64, 16, 64, 64), WgmmaTiles(64, 64, 2)):
+        agreement.test_backward.holds(warpgroups, case)
+
+
+@pytest.mark.parametrize("case", PACKED[:2], ids=lambda case: f"{case.Hq}-{case.Hk}-{case.Nq}")
+def test_grouped_heads_are_repeated_heads(warpgroups, case):
+    algebra.assert_grouped(warpgroups, case)
 
 
 # Query blocks that see all, some and none of the key blocks; more work than blocks; rows on 16 bytes and others.
