@@ -314,7 +314,7 @@ class WarpgroupGradientTiles(OfWarpgroups):
 
     For every 64 keys there are QG warpgroups, each of which computes its share of the queries of the scores, and of the
     columns of dK and dV. In shared memory lie so many pairs of Q and dO as `stages`. Head dimensions are padded to D
-    and DV. `full` as in `Tiles`.
+    and DV. `full` as in `Tiles`. `direct`: dK takes dS from registers, which it needs some more of; not if QG > 1.
     """
 
     Br: int
@@ -324,6 +324,7 @@ class WarpgroupGradientTiles(OfWarpgroups):
     stages: int = 2
     QG: int = 1
     full: bool = False
+    direct: bool = False
 
     @property
     def rows(self) -> int:

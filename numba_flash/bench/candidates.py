@@ -120,11 +120,12 @@ def warpgroups(problem: Any) -> Iterator[WarpgroupTiles]:
 
 
 def warpgroup_gradients(problem: Any) -> Iterator[WarpgroupGradientTiles]:
-    """For flash3_backward: S, dP, P in 16 bits, dQ, dK and dV are kept in registers."""
+    """For flash3_backward: S, dP, P in 16 bits (and dS), dQ, dK and dV are kept in registers."""
     D, DV = flash3_backward.padded(problem.d), flash3_backward.padded(problem.dv)
-    for Br, (Bc, QG), stages in product((64, 128), ((64, 1), (128, 1), (64, 2)), (2, 3, 4)):
-        t = WarpgroupGradientTiles(Br, Bc, D, DV, stages, QG, full=True)
-        if usable(t, 1.25 * t.queries + (D + DV) / QG / 2, warpgroup_gradient_rules(t), t.registers[1] - ADDRESSES):
+    for Br, (Bc, QG), stages, direct in product((64, 128), ((64, 1), (128, 1), (64, 2)), (2, 3, 4), (False, True)):
+        t = WarpgroupGradientTiles(Br, Bc, D, DV, stages, QG, full=True, direct=direct)
+        registers = (1.25 + direct / 4) * t.queries + (D + DV) / QG / 2
+        if usable(t, registers, warpgroup_gradient_rules(t), t.registers[1] - ADDRESSES):
             yield t
 
 

@@ -13,6 +13,7 @@ Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q over the query blocks 
            Qi with its rows, and dOi, are FULL when their copy has landed, FREE when every warp has read both; by turns
 Timeline   copies        K V Q0 dO0 Q1 dO1 : Q2 dO2, when all have read Q0 and dO0 : ...
            warpgroup 1   :S0 dP0: P0 while dP0 :dV0: dS0 while dV0 | dS0 from all |dQ0 dK0: dQ0 is added :S1 dP1: ...
+           or (`direct`) ... dS0 while dV0 :dK0: while dS0 is written | dS0 from all |dQ0: dQ0 is added :S1 dP1: ...
            warpgroup 2   the same, its products in the gaps of the other's
 Units      LSE in base 2, s in products or nats; dK takes the scale at the end, dQ when it is collected
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
@@ -115,7 +116,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
     load_do, load_v = (make_load_panels(rows, DV, False) for rows in (Br, Bc))
     issue_s = make_issue(dtype, QUERIES, D, KV_PANEL, Q_PANEL, fresh=True)
     issue_dp = make_issue(dtype, QUERIES, DV, KV_PANEL, Q_PANEL, fresh=True)
-    own_dv = make_issue_registers(dtype, DV, Br, Q_PANEL)
+    own_dv, own_dk = (make_issue_registers(dtype, width, Br, Q_PANEL) for width in (DV, D))
     issue_dv, issue_dk = (
         make_issue(dtype, width, Br, S_PANEL, Q_PANEL, b_across=True) for width in (DV_COLUMNS, DK_COLUMNS)
     )
@@ -210,6 +211,25 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         free(smem, n)
 
     @device
+    def sum_direct(state, smem, n, mine, sums, words):
+        """The same, line 16 first: dK from dS in registers, before the dS of others is there."""
+        _, dp, _, dk, dv_, dq = state
+        (stage, _), dS, ds = turn(n), S_AT + int32(n & 1) * S_BYTES, cuda.local.array(P, uint32)
+        round_to(ds, dp)
+        wgmma_fence()
+        own_dk(dk, ds, smem + Q_AT + stage * Q_BYTES)
+        write_scores(words, dS, mine, dp)
+        all_written()
+        start_dq(dq, smem, smem + dS, mine)
+        wgmma_wait(1)
+        pin(dv_, DV_)
+        pin(dk, DK)
+        free(smem, n)
+        wgmma_wait(0)
+        pin(dq, DQ)
+        add_dq(sums, 0, dq)
+
+    @device
     def sum_shared(state, smem, n, mine, sums, words):
         """Lines 12, 15 and 16, where a warpgroup has P and dS of some queries, and sums up some columns."""
         s, dp, _, dk, dv_, dq = state
@@ -229,7 +249,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         pin(dk, DK)
         free(smem, n)
 
-    sum_up = sum_shared if SHARED else sum_own
+    sum_up = sum_shared if SHARED else sum_direct if tiles.direct else sum_own
 
     @device
     def meet(state, smem, n, i, j, mine, sums, scoring):

@@ -42,7 +42,10 @@ READ_MAPS = 5  # of q, k, v, do and rows; if dk and dv leave in boxes, two more
 
 # By padded head dimension.
 CONFIGS = {
-    64: [WarpgroupGradientTiles(64, 128, 64, 64, stages=3, full=True), WarpgroupGradientTiles(64, 64, 64, 64)],
+    64: [
+        WarpgroupGradientTiles(64, 128, 64, 64, stages=3, full=True, direct=True),
+        WarpgroupGradientTiles(64, 64, 64, 64, direct=True),
+    ],
     128: [WarpgroupGradientTiles(64, 128, 128, 128, full=True), WarpgroupGradientTiles(64, 64, 128, 128, QG=2)],
     256: [WarpgroupGradientTiles(64, 64, 256, 256, QG=2)],
 }
@@ -146,7 +149,7 @@ def own_traffic(p: AttentionProblem, t: WarpgroupGradientTiles) -> Traffic:
     rows, scores, added = t.Br * ROW_NUMBERS * REAL, t.Br * t.Bc * WIDTH, t.Br * t.D * REAL
     shared, width = t.QG > 1, t.D + t.DV
     products = t.consumers * (WARPGROUP_ROWS + t.queries) * width * WIDTH  # of S and dP
-    sums = t.KG * t.Br * width * WIDTH + (1 + shared) * t.QG * scores  # of dK and dV
+    sums = t.KG * t.Br * width * WIDTH + (1 + shared - t.direct) * t.QG * scores  # of dK and dV
     of_dq = t.consumers * (WARPGROUP_ROWS + t.dq_columns) * t.Bc * WIDTH
     lines = 2 * threads * t.queries // 4 * ROW_NUMBERS * REAL
     boxed, tile = leaves_in_boxes(p), t.Bc * width * WIDTH

@@ -183,6 +183,7 @@ def warpgroup_gradient_rules(t: WarpgroupGradientTiles) -> Rules:
     return {
         "one or two warpgroups compute 64 keys each, or share them": t.Bc % 64 == 0 and t.consumers in (1, 2),
         "query rows come in panels, one if they are shared": t.Br in ((64, 128) if t.QG == 1 else (64,)),
+        "dK takes dS from registers only where it is not shared": not t.direct or t.QG == 1,
         "columns of dK and dV are shared in panels": t.D % (64 * t.QG) == 0 == t.DV % (64 * t.QG),
         "dQ is shared in blocks of 64 rows": blocks > 0 and t.consumers % blocks == 0,
         "head dimensions are at most 256": 0 < t.D <= 256 and 0 < t.DV <= 256,

@@ -61,10 +61,10 @@ def PACKED():  # noqa: N802
 HEADS = Case(B=1, Hq=2, Hk=1, Nq=100, Nk=90, d=72, dv=64, dtype="float16", causal=True, q_offset=-10, softcap=3.0)
 
 
-def KEYS(case=HEADS, QG=1):  # noqa: N802
+def KEYS(case=HEADS, QG=1, direct=False):  # noqa: N802
     """More query blocks than stages, of two heads; two warpgroups own keys."""
     backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward")
-    gradients = WarpgroupGradientTiles(64, 64 if QG > 1 else 128, 128, 128, QG=QG)
+    gradients = WarpgroupGradientTiles(64, 64 if QG > 1 else 128, 128, 128, QG=QG, direct=direct)
     with warpgroup_tiles(WarpgroupTiles(64, 64, 128, 128), WgmmaTiles(64, 64, 2), gradients), POISONED.used():
         test_agreement.test_backward.holds(backend, case)
 
@@ -72,6 +72,11 @@ def KEYS(case=HEADS, QG=1):  # noqa: N802
 def SHARED():  # noqa: N802
     """The same, where two warpgroups share queries, and columns of dK and dV."""
     KEYS(QG=2)
+
+
+def DIRECT():  # noqa: N802
+    """Where dK takes dS from registers."""
+    KEYS(direct=True)
 
 
 def EMPTY():  # noqa: N802
@@ -188,12 +193,28 @@ MUTANTS = [
         free(smem, n)
 
     @device
-    def sum_shared""", """        free(smem, n)
+    def sum_direct""", """        free(smem, n)
         wgmma_wait(0)
         pin(dk, DK)
 
     @device
-    def sum_shared""", KEYS, "crossed"),
+    def sum_direct""", KEYS, "crossed"),
+    Mutant("Q is freed before dS^T Q from registers is done", BACKWARD, """        wgmma_wait(1)
+        pin(dv_, DV_)
+        pin(dk, DK)
+        free(smem, n)
+""", """        free(smem, n)
+        wgmma_wait(1)
+        pin(dv_, DV_)
+        pin(dk, DK)
+""", DIRECT, "crossed"),
+    Mutant("dQ is added before it is there", BACKWARD, """        wgmma_wait(0)
+        pin(dq, DQ)
+        add_dq(sums, 0, dq)
+""", """        add_dq(sums, 0, dq)
+        wgmma_wait(0)
+        pin(dq, DQ)
+""", DIRECT),
     Mutant("S^T is not waited for", BACKWARD, """        wgmma_wait(1)
         pin(s, SCORES)
 """, "", KEYS),
@@ -205,7 +226,7 @@ MUTANTS = [
            "pass  # P and dS", KEYS, "early"),
     Mutant("dS is not fenced", BACKWARD, "        fence_shared()\n", "", KEYS),
     Mutant("dS of one block lies where that of the next one is written", BACKWARD,
-           "turn(n), S_AT + int32(n & 1) * S_BYTES", "turn(n), S_AT", KEYS),
+           "mine, turn(n), S_AT + int32(n & 1) * S_BYTES", "mine, turn(n), S_AT", KEYS),
     Mutant("dK and dV leave through keys that are still read", BACKWARD,
            "barrier_sync(ALL, WARPGROUP * CONSUMERS)  # nobody", "pass  # nobody", KEYS),
     Mutant("dK leaves without the scale", BACKWARD, "            dk[x] *= scale\n", "            pass\n", KEYS),

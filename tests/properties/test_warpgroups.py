@@ -150,7 +150,7 @@ def test_other_tiles(warpgroups, tiles, case):
 
 
 GRADIENT_TILES = [
-    WarpgroupGradientTiles(64, 128, 64, 64, stages=3),
+    WarpgroupGradientTiles(64, 128, 64, 64, stages=3, direct=True),
     WarpgroupGradientTiles(128, 128, 64, 64, stages=1),
     WarpgroupGradientTiles(64, 64, 128, 128, QG=2),
 ]
