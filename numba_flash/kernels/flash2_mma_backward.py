@@ -1,10 +1,10 @@
 """FlashAttention-2 backward on tensor cores.        New here: S is computed transposed, so that P and dS are operands.
 
 Paper      Dao 2023, arXiv:2307.08691, Algorithm 2: one kernel over key blocks, dQ a sum of atomic additions. The order
-           of those varies; for deterministic=True one launch takes a few key blocks of every head, each of which adds
-           to a sum of its own, the next launch the next ones: `passes.collect` adds the sums up, always the same bits
-Grid       (splits * B*Hk,), splits = Tc, or fewer: `count_splits`     Threads 32 a warp: warp (kg, qg) owns WM keys x
-           WN queries of S, and the same keys x a share of the columns of dK and dV
+           of those varies; for deterministic=True a head's key blocks add to a query block one after another, the first
+           keys first, always the same bits: `device.turns`
+Grid       (Tc * B*Hk,)     Threads 32 a warp: warp (kg, qg) owns WM keys x WN queries of S, and the same keys x a
+           share of the columns of dK and dV
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, any strides; rows (B, Hq, Mq, 2): LSE and delta, contiguous
            -> dQ (B, Hq, Nq, d), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous; dQ as sums: `passes.collect`
 On chip    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `stages` times | P, dS Bc x Br |
@@ -13,7 +13,7 @@ On chip    | Kj Bc x D | Vj Bc x DV | Q Br x D, dO Br x DV, rows Br x 2, each `s
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q over the query blocks met so far
 Units      LSE in base 2, s in products or nats; dK and dQ take the scale once, at the end
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
-Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, each sum of it once cleared and once collected: `traffic`
+Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, once cleared and once collected: `traffic`
 """
 
 from __future__ import annotations
@@ -39,20 +39,18 @@ from numba_flash.device.number import LOG2_E, number
 from numba_flash.device.scores import make_modify, make_slope
 from numba_flash.device.swizzled import make_load_swizzled, thread
 from numba_flash.device.tiles import fill, head, make_pipeline
+from numba_flash.device.turns import TURNS, make_number_of_block, make_turns
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import copy, device, global_view, shared_tile
 from numba_flash.rungs.flash2_mma_backward import offsets, pieces
-from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks, quotient
+from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first, query_blocks, quotient
 
 
 @cache
 def make_flash2_mma_backward(
-    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds
+    tiles: GradientTiles, dtype: str, loads: Loads, pairs: bool, score: ScoreOptions, adds: Adds, ordered: bool
 ):
-    """Algorithm 2 as it stands. A block owns one key block of one KV head; those of a launch start at a given one.
-
-    The sums of dQ of two of a head's key blocks lie `apart` query blocks from one another; 0: they are one.
-    """
+    """Algorithm 2 as it stands. A block owns one key block of one KV head; `ordered`: they add to dQ in their order."""
     Br, Bc, D, DV, STAGES, THREADS = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages, tiles.threads
     KG, QG, WM, WN, CG = tiles.KG, tiles.QG, tiles.WM, tiles.WN, tiles.D // tiles.dq_columns
     scores, products, keys, values, queries = pieces(tiles)
@@ -62,7 +60,7 @@ def make_flash2_mma_backward(
     MODIFIES, ROWS = score != ScoreOptions(), scores.TM
     ZERO, NEXT = number(dtype).zero, (STAGES - 1) * Br
     BIAS, SLOPE = number(score.bias or dtype).stored, number(score.alibi or dtype).stored
-    V_AT, Q_AT, O_AT, ROWS_AT, P_AT, S_AT, _ = offsets(tiles)
+    V_AT, Q_AT, O_AT, ROWS_AT, P_AT, S_AT, END = offsets(tiles)
     K_SHAPE, V_SHAPE, Q_SHAPE, O_SHAPE = (Bc, D), (Bc, DV), (STAGES * Br, D), (STAGES * Br, DV)
     P_SHAPE, WORDS, ROWS_SHAPE = (Bc, Br), (Bc, Br // 2), (2 * STAGES * Br,)
 
@@ -79,7 +77,8 @@ def make_flash2_mma_backward(
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
-    add_dq = make_add_sums(DQ, THREADS, adds)
+    add_dq, (take_turns, end_last_turn) = make_add_sums(DQ, THREADS, adds), make_turns(ordered, THREADS // 32)
+    number_of_block = make_number_of_block(ordered, END)
     write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
 
     @device
@@ -91,9 +90,8 @@ def make_flash2_mma_backward(
             copy(rows, 2 * (top + x), rows_h, 2 * (i * Br + x), 4, True)  # those of two rows
 
     def flash2_mma_backward(
-        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ, dK, dV,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
-        first_key_block, splits, apart, together,
+        dO, dO_strides, Q, Q_strides, K, K_strides, V, V_strides, rows, dQ, turns, dK, dV,
+        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one, together,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, d, dv = sizes
         first, last, q_offset = band
@@ -106,13 +104,11 @@ def make_flash2_mma_backward(
         kg, qg = warp % KG, warp // KG
         key, query = kg * WM, qg * WN  # the first ones of this warp in the tile
         rg, cg = lane() % 4, key + lane() // 4
-        splits = int32(splits)
-        heads = int32(quotient(cuda.gridDim.x, splits))
-        behind, bh = longest_first(int32(cuda.blockIdx.x), splits, heads, int32(together))
-        split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
-        own_sum = split * int32(apart)
-        j, Tr = int32(first_key_block + split), int32(cdiv(Nq, Br))
-        b = int32(quotient(bh, Hk))
+        Tc, Tr = int32(cdiv(Nk, Bc)), int32(cdiv(Nq, Br))
+        heads = int32(quotient(cuda.gridDim.x, Tc))
+        behind, bh = longest_first(number_of_block(turns), Tc, heads, int32(together))
+        j, bh = int32(Tc - 1 - behind), int32(bh)  # causal: the first keys meet most rows
+        b, turns = int32(quotient(bh, Hk)), global_view(turns, 0, int32)
         hk, group = int32(bh - b * Hk), int32(Hq // Hk)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
         derivative = cuda.local.array(SCORES, float32)
@@ -126,24 +122,28 @@ def make_flash2_mma_backward(
         factor = LOG2_E if MODIFIES else scale * LOG2_E
 
         begin, end = query_blocks(j, Br, Bc, Nq, Nk, first, last)
-        top = 0
+        top, owed = 0, int32(-1)
         for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
             Qh, dOh = global_view(Q, head(Q_strides, b, h), uint16), global_view(dO, head(dO_strides, b, h), uint16)
-            first_block = (b * Hq + h) * Tr
-            first_sum = own_sum + first_block
+            first_block = int32((b * Hq + h) * Tr)
             rows_h = global_view(rows, first_block * Br * 2, float32)
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
-            fetch(Qs, dOs, rows_s, top, Qh, Q_strides, dOh, dO_strides, rows_h, begin, Nq, d, dv)
+            fetch(Qs, dOs, rows_s, top, Qh, Q_strides, dOh, dO_strides, rows_h, max(end - 1, 0), Nq, d, dv)
             commit()
-            for i in range(begin, end):
+            for n in range(end - begin):  # from the last one: the first keys, which start first, meet it
+                i = end - 1 - n
                 wait(0)
                 cuda.syncthreads()  # Q, dO at `top` are written; the others, P and dS are read before they change
                 following = NEXT & ~top
-                if STAGES > 1 and i + 1 < end:
-                    fetch(Qs, dOs, rows_s, following, Qh, Q_strides, dOh, dO_strides, rows_h, i + 1, Nq, d, dv)
+                if STAGES > 1 and i > begin:
+                    fetch(Qs, dOs, rows_s, following, Qh, Q_strides, dOh, dO_strides, rows_h, i - 1, Nq, d, dv)
                 commit()
+                before, _ = key_blocks(i, Br, Bc, Nq, Nk, first, last)
+                turn = int32(TURNS + first_block + i)
+                take_turns(turns, owed, turn, int32(j - before), warp)
+                owed = turn
                 fill(s, SCORES, ZERO)
                 multiply_kqt(s, Kj, Qs, key, top + query)  # line 10: S^T = Kj Qi^T
                 if MODIFIES:
@@ -174,13 +174,14 @@ def make_flash2_mma_backward(
                 for x in range(0, DQ_COLUMNS, DQ_STEP):
                     fill(dq, DQ, ZERO)
                     multiply_dsk(dq, dS_t, Kj, warp // CG * DQ_ROWS, 0, 0, warp % CG * DQ_COLUMNS + x)
-                    add_dq(global_view(dQ, (first_sum + i) * (Br * D), float32), x // DQ_STEP * DQ, dq)  # line 15
+                    add_dq(global_view(dQ, (first_block + i) * (Br * D), float32), x // DQ_STEP * DQ, dq)  # line 15
                 if STAGES == 1:
                     cuda.syncthreads()  # everyone has read Q, dO, LSE and delta before they change
-                    if i + 1 < end:
-                        fetch(Qs, dOs, rows_s, 0, Qh, Q_strides, dOh, dO_strides, rows_h, i + 1, Nq, d, dv)
+                    if i > begin:
+                        fetch(Qs, dOs, rows_s, 0, Qh, Q_strides, dOh, dO_strides, rows_h, i - 1, Nq, d, dv)
                     commit()
                 top = following
+        end_last_turn(turns, owed, warp)
         for n in range(DK):
             dk[n] *= scale
         write_dk(global_view(dK, bh * Nk * d, uint16), d, dk, j * Bc + key, qg * DK_COLUMNS, Nk, d)

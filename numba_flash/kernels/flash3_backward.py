@@ -1,9 +1,9 @@
 """FlashAttention-3 backward.        New here: five products of a tile by warpgroups, while a warp copies the next one.
 
 Paper      Shah et al. 2024, arXiv:2407.08608, appendix B.1, on Algorithm 2 of Dao 2023, arXiv:2307.08691: one kernel
-           over key blocks, dQ a sum of atomic additions; deterministic, of sums in order, as in `flash2_mma_backward`
-Grid       (splits * B*Hk,), splits = Tc, or fewer: `count_splits`     Threads 128: one warp starts all copies, then 128
-           for every 64 of Bc keys; or QG times as many, which share queries of the scores and columns of dK and dV
+           over key blocks, dQ a sum of atomic additions; deterministic, in order, as in `flash2_mma_backward`
+Grid       (Tc * B*Hk,)     Threads 128: one warp starts all copies, then 128 for every 64 of Bc keys; or QG times as
+           many, which share queries of the scores and columns of dK and dV
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, rows on 16 bytes; rows (B, Hq, Mq, 2): LSE and delta
            -> dQ as sums (`passes.collect`), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous
 On chip    | Kj Bc x D | Vj Bc x DV | stages x (Qi Br x D) | stages x (dOi Br x DV) | stages x rows | 2 x (dS Bc x Br) |
@@ -17,7 +17,7 @@ Timeline   copies        K V Q0 dO0 Q1 dO1 : Q2 dO2, when all have read Q0 and d
            warpgroup 2   the same, its products in the gaps of the other's
 Units      LSE in base 2, s in products or nats; dK takes the scale at the end, dQ when it is collected
 Edges      a row that sees no key (LSE = -inf): P = 0, so it gives and gets gradients of 0
-Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, each sum of it once cleared and once collected: `traffic`
+Traffic    K, V once, Q, dO Tc times, dQ Tc times added to, once cleared and once collected: `traffic`
 """
 
 from __future__ import annotations
@@ -57,13 +57,16 @@ from numba_flash.device.gradients import (
 from numba_flash.device.number import LOG2_E, number
 from numba_flash.device.scores import make_modify, make_slope
 from numba_flash.device.tiles import fill, head
+from numba_flash.device.turns import TURNS, make_number_of_block
 from numba_flash.device.warpgroups import make_issue, make_issue_registers, warp, warpgroup
 from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import (
     acquire_map,
+    await_turn,
     barrier_sync,
     device,
     elect,
+    end_turn,
     fence_shared,
     give_registers,
     global_view,
@@ -81,17 +84,18 @@ from numba_flash.ptx import (
     wgmma_fence,
     wgmma_wait,
 )
-from numba_flash.rungs.flash3_backward import ROW_NUMBERS, ROWS_TOGETHER, nbytes, offsets
-from numba_flash.tiling import all_visible, cdiv, longest_first, query_blocks, quotient
+from numba_flash.rungs.flash3_backward import ROW_NUMBERS, ROWS_TOGETHER, barrier_bytes, nbytes, offsets
+from numba_flash.tiling import all_visible, cdiv, key_blocks, longest_first, query_blocks, quotient
 
 
 @cache
-def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool, score: ScoreOptions, adds: Adds):
-    """A block owns one key block of one KV head; those of a launch start at a given one.
-
-    The sums of dQ of two of a head's key blocks lie `apart` query blocks from one another; 0: they are one.
+def make_flash3_backward(
+    tiles: WarpgroupGradientTiles, dtype: str, boxed: bool, score: ScoreOptions, adds: Adds, ordered: bool
+):
+    """A block owns one key block of one KV head.
 
     boxed : dK and dV leave in boxes, as their rows start on 16 bytes
+    ordered : the blocks of a head add to dQ one after another, from the first keys to the last
     """
     Br, Bc, D, DV, STAGES, QG = tiles.Br, tiles.Bc, tiles.D, tiles.DV, tiles.stages, tiles.QG
     CONSUMERS, QUERIES, (FEW, MANY) = tiles.consumers, tiles.queries, tiles.registers
@@ -107,6 +111,8 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
     Q_FULL, O_FULL, FREE = (BARRIERS_AT + BARRIER_BYTES * (2 + STAGES * n) for n in range(3))
     Q_MAP, K_MAP, V_MAP, O_MAP, ROWS_MAP, READ_MAPS = 0, 1, 2, 3, 4, 5
     DK_MAP, DV_MAP, MAPS = 5, 6, READ_MAPS + 2 * boxed
+    TURN_COMES, TURN_ENDS, TURN_FREE = (FREE + BARRIER_BYTES * (STAGES + 2 * n) for n in range(3))
+    NUMBER_AT = BARRIERS_AT + barrier_bytes(tiles)
     ALL, OWN = 1, 2  # the named barriers of all that compute, and the first of the warpgroups' own
     ROWS_SHAPE, WORDS_SHAPE = ((size // ROW_BYTES, ROW_BYTES // 4) for size in (S_AT - ROWS_AT, BARRIERS_AT))
     ZERO, LINES = number(dtype).zero, scores.TM
@@ -126,6 +132,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
     probabilities, score_gradients = make_probabilities(scores), make_score_gradients(scores, score)
     round_to, write_panel = make_round(dtype, scores), make_write_panel(dtype, QUERIES)
     add_dq = make_add_sums(DQ, tiles.adders, adds, WARPGROUP)
+    number_of_block = make_number_of_block(ordered, NUMBER_AT)
     store_dk, store_dv = (make_store_rows(dtype, width, Bc) for width in (DK_COLUMNS, DV_COLUMNS))
     write_dk, write_dv = (make_write_fragments(dtype, 16, width, False) for width in (DK_COLUMNS, DV_COLUMNS))
 
@@ -133,6 +140,12 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
     def turn(n):  # of query block number n of the block: its stage, and the parity of its phase
         n = uint32(n)
         return uint32(n % STAGES), uint32(n // STAGES & 1)
+
+    @device
+    def query_block(n, block):  # number n of the block's life: of which head of the group, and its number there
+        _, _, _, begin, end = block
+        head = int32(quotient(n, int32(end - begin)))
+        return head, int32(end - 1 - (n - head * (end - begin)))  # from the last one: the first keys meet it
 
     @device
     def copy_tiles(smem, maps, block, group):  # what the warp does that only copies
@@ -144,8 +157,8 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
             mbarrier_expect(smem + V_FULL, V_BYTES)
             load_v(smem + V_AT, maps, V_MAP, first_key, 0, keys, smem + V_FULL)
         for n in range(int32(group * met)):
-            (stage, parity), over = turn(n), int32(quotient(n, met))
-            i, queries = int32(begin + n - over * met), (int32(hk * group + over), b)
+            (stage, parity), (over, i) = turn(n), query_block(n, block)
+            queries = int32(hk * group + over), b
             full = smem + Q_FULL + BARRIER_BYTES * stage
             mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)
             if copies:
@@ -156,6 +169,27 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
                 full = smem + O_FULL + BARRIER_BYTES * stage
                 mbarrier_expect(full, O_BYTES)
                 load_do(smem + O_AT + stage * O_BYTES, maps, O_MAP, int32(i * Br), 0, queries, full)
+
+    @device
+    def await_turns(smem, turns, block, group, sizes, band):  # what another warp does where additions are ordered
+        (j, hk, b, begin, end), (Hq, _, Nq, Nk, _, _), arrives = block, sizes, elect() != 0
+        for n in range(int32(group * (end - begin))):
+            (over, i), barrier, parity = query_block(n, block), smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            before, _ = key_blocks(i, Br, Bc, Nq, Nk, band[0], band[1])
+            mbarrier_wait(barrier + TURN_FREE, parity ^ 1)
+            await_turn(turns, TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i, int32(j - before))
+            if arrives:
+                mbarrier_arrive(barrier + TURN_COMES)
+
+    @device
+    def end_turns(smem, turns, block, group, sizes):  # and a third one, since that takes time as well
+        (_, hk, b, begin, end), (Hq, _, Nq, _, _, _), ends = block, sizes, elect() != 0
+        for n in range(int32(group * (end - begin))):
+            (over, i), barrier, parity = query_block(n, block), smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            mbarrier_wait(barrier + TURN_ENDS, parity)
+            if ends:
+                mbarrier_arrive(barrier + TURN_FREE)
+            end_turn(turns, TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i, ends)
 
     @device
     def free(smem, n):  # a stage may be written again
@@ -194,6 +228,18 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         issue_dq(dq, dS + block * S_PANEL, smem + column // PANEL * KV_PANEL + column % PANEL * 2)
 
     @device
+    def add_in_turn(smem, n, sums, dq):  # line 15: dQi, this warp's rows and columns
+        if ordered:
+            barrier, parity = smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            mbarrier_wait(barrier + TURN_COMES, parity)
+        add_dq(sums, 0, dq)
+        if ordered:
+            cuda.syncwarp()  # all lanes have added
+            if lane() == 0:
+                mbarrier_arrive(barrier + TURN_ENDS)
+            cuda.syncwarp()  # they go on together
+
+    @device
     def sum_own(state, smem, n, mine, sums, words):
         """Lines 15 and 16, where a warpgroup has P and dS of all queries; line 12, dV from registers, is on its way."""
         _, dp, _, dk, dv_, dq = state
@@ -205,7 +251,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         wgmma_wait(1)
         pin(dv_, DV_)
         pin(dq, DQ)
-        add_dq(sums, 0, dq)
+        add_in_turn(smem, n, sums, dq)
         wgmma_wait(0)
         pin(dk, DK)
         free(smem, n)
@@ -227,7 +273,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         free(smem, n)
         wgmma_wait(0)
         pin(dq, DQ)
-        add_dq(sums, 0, dq)
+        add_in_turn(smem, n, sums, dq)
 
     @device
     def sum_shared(state, smem, n, mine, sums, words):
@@ -243,7 +289,7 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         issue_dk(dk, keys + S_AT, smem + Q_AT + stage * Q_BYTES + qg * (DK_COLUMNS // PANEL) * Q_PANEL)
         wgmma_wait(2)
         pin(dq, DQ)
-        add_dq(sums, 0, dq)
+        add_in_turn(smem, n, sums, dq)
         wgmma_wait(0)
         pin(dv_, DV_)
         pin(dk, DK)
@@ -292,10 +338,10 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
         sum_up(state, smem, n, mine, sums, words)
 
     @device
-    def compute(me, smem, maps, dQ, dK, dV, block, order, sizes, band, scale, softcap, options):
+    def compute(me, smem, maps, dQ, dK, dV, block, group, sizes, band, scale, softcap, options):
         """What a warpgroup does that computes."""
         Hq, Hk, Nq, Nk, d, dv = sizes
-        (j, hk, b, begin, end), (group, own_sum, Tr) = block, order
+        (j, hk, b, begin, end), Tr = block, int32(cdiv(Nq, Br))
         bias, bias_strides, mask, mask_strides, slopes, slopes_strides = options
         mine, n = (me // QG, me % QG), int32(0)
         s, dp = cuda.local.array(SCORES, float32), cuda.local.array(SCORES, float32)
@@ -310,12 +356,13 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
             mbarrier_wait(smem + K_FULL, 0)
             mbarrier_wait(smem + V_FULL, 0)
         for h in range(int32(hk * group), int32((hk + 1) * group)):  # GQA: every query head that reads this KV head
-            first_sum = own_sum + (b * Hq + h) * Tr
+            first_sum = (b * Hq + h) * Tr
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
             scoring = sizes, band, (scale, softcap, slope), (bias_h, bias_strides, mask_h, mask_strides)
-            for i in range(begin, end):
+            for left in range(end - begin, 0, -1):
+                i = int32(begin + left - 1)
                 sums = global_view(dQ, (first_sum + i) * (Br * D), float32)
                 meet((s, dp, p, dk, dv_, dq), smem, n, i, j, mine, sums, scoring)
                 n = int32(n + 1)
@@ -344,9 +391,9 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
             wait_stores(0)
 
     def flash3_backward(
-        dO, dO_words, Q, Q_words, K, K_words, V, V_words, rows, rows_words, dQ, dK, dK_words, dV, dV_words, maps,
-        bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
-        first_key_block, splits, apart, together,
+        dO, dO_words, Q, Q_words, K, K_words, V, V_words, rows, rows_words, dQ, turns, dK, dK_words, dV, dV_words,
+        maps, bias, bias_strides, mask, mask_strides, slopes, slopes_strides, sizes, band, scale, softcap, one,
+        together,
     ):  # fmt: skip
         Hq, Hk, Nq, Nk, _, _ = sizes
         tid, role, smem = cuda.threadIdx.x, warpgroup(), shared_address(0)
@@ -364,13 +411,17 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
             init_mbarriers(smem + K_FULL, 2, 1)
             init_mbarriers(smem + Q_FULL, 2 * STAGES, 1)  # and O_FULL
             init_mbarriers(smem + FREE, STAGES, CONSUMERS * WARPS)
+            if ordered:
+                init_mbarriers(smem + TURN_COMES, 2, 1)
+                init_mbarriers(smem + TURN_ENDS, 2, CONSUMERS * WARPS)
+                init_mbarriers(smem + TURN_FREE, 2, 1)
             publish_mbarriers()
         cuda.syncthreads()  # maps and barriers exist before anyone uses them
-        splits = int32(splits)
-        heads = int32(quotient(cuda.gridDim.x, splits))
-        behind, bh = longest_first(int32(cuda.blockIdx.x), splits, heads, int32(together))
-        split, bh = int32(splits - 1 - behind), int32(bh)  # causal: the first keys meet most rows
-        j, b, Tr = int32(first_key_block + split), int32(quotient(bh, Hk)), int32(cdiv(Nq, Br))
+        Tc = int32(cdiv(Nk, Bc))
+        heads = int32(quotient(cuda.gridDim.x, Tc))
+        behind, bh = longest_first(number_of_block(turns), Tc, heads, int32(together))
+        j, bh = int32(Tc - 1 - behind), int32(bh)  # causal: the first keys meet most rows
+        b = int32(quotient(bh, Hk))
         hk, group = int32(bh - b * Hk), int32(quotient(Hq, Hk))
         begin, end = query_blocks(j, Br, Bc, Nq, Nk, band[0], band[1])
         block = j, hk, b, int32(begin), int32(end)
@@ -380,10 +431,13 @@ def make_flash3_backward(tiles: WarpgroupGradientTiles, dtype: str, boxed: bool,
                 for n in range(READ_MAPS):
                     acquire_map(maps, n * MAP_WORDS)
                 copy_tiles(smem, maps, block, group)
+            if ordered and warp() == 1:
+                await_turns(smem, global_view(turns, 0, int32), block, group, sizes, band)
+            if ordered and warp() == 2:
+                end_turns(smem, global_view(turns, 0, int32), block, group, sizes)
         else:
             take_registers(MANY)
             options = bias, bias_strides, mask, mask_strides, slopes, slopes_strides
-            order = group, split * int32(apart), Tr
-            compute(role - 1, smem, maps, dQ, dK, dV, block, order, sizes, band, scale, softcap, options)
+            compute(role - 1, smem, maps, dQ, dK, dV, block, group, sizes, band, scale, softcap, options)
 
     return flash3_backward

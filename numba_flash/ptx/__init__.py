@@ -53,6 +53,7 @@ from numba_flash.ptx.tensors import (
     store_box,
     wait_stores,
 )
+from numba_flash.ptx.turns import await_turn, end_turn
 from numba_flash.ptx.warpgroups import (
     await_number,
     descriptor_layout,
@@ -71,6 +72,7 @@ from numba_flash.ptx.warpgroups import (
 
 __all__ = [
     "await_number",
+    "await_turn",
     "acquire_map",
     "add",
     "add4",
@@ -85,6 +87,7 @@ __all__ = [
     "descriptor_layout",
     "device",
     "elect",
+    "end_turn",
     "ex2",
     "fetch_add",
     "fence_shared",

@@ -145,9 +145,11 @@ def heads_together(problem: AttentionProblem, device: Device) -> int:
 def many_together(problem: AttentionProblem, device: Device, nbytes: int) -> int:
     """How many KV heads may start together that keep so many bytes each in the cache.
 
-    One head follows another where no row's keys end before the last one: all blocks take as long.
+    One head follows another where no row's keys end before the last one: all blocks take as long; unless they add in
+    turns, which those of one head that start together begin by waiting for.
     """
-    fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if problem.last < problem.Nk else 1
+    several = problem.last < problem.Nk or problem.deterministic
+    fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if several else 1
     return in_equal_groups(problem.B * problem.Hk, fitting)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from math import prod
 
 from numba_flash.arrays import ITEMSIZE, Array, empty
 from numba_flash.config import (
@@ -14,6 +13,7 @@ from numba_flash.config import (
     TransposedFragments,
 )
 from numba_flash.problem import AttentionProblem, Operands
+from numba_flash.rungs import turns
 from numba_flash.rungs.arguments import (
     choose_mma_tiles,
     keys_together,
@@ -71,8 +71,8 @@ def offsets(t: GradientTiles) -> tuple[int, ...]:
 
 
 def shared_bytes(t: GradientTiles, itemsize: int) -> int:
-    """In 16 bits whatever the arithmetic, but for LSE and delta of rows."""
-    return offsets(t)[-1]
+    """In 16 bits whatever the arithmetic, but for LSE and delta of rows; and the block's number."""
+    return offsets(t)[-1] + 4 * REAL
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -85,23 +85,21 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds = choose_mma_tiles(CONFIGS, shared_bytes, problem, device), kind_of_adds(device)
-    filled, Tc = (problem.B, problem.Hq, round_up(problem.Nq, t.Br)), cdiv(problem.Nk, t.Bc)
-    sums = collect_pass.count_splits(problem, t) if problem.deterministic else 1
-    rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (sums, *filled, t.D), problem.real)
-    apart = prod(filled) // t.Br if problem.deterministic else 0
+    filled, blocks = (
+        (problem.B, problem.Hq, round_up(problem.Nq, t.Br)),
+        problem.B * problem.Hk * cdiv(problem.Nk, t.Bc),
+    )
+    rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (*filled, t.D), problem.real)
+    ended, steps = turns.launches(problem, t, x.q)
     loads = kind_of_parts(problem, problem.d, problem.dv)
-    config = (t, problem.dtype, loads, problem.d % 2 == 0 == problem.dv % 2, problem.score, adds)
+    pairs = problem.d % 2 == 0 == problem.dv % 2
+    config = (t, problem.dtype, loads, pairs, problem.score, adds, problem.deterministic)
     kernel = Kernel("flash2_mma_backward", config, t.threads, shared_bytes(t, REAL), t.blocks)
     assert x.do is not None
     inputs = (x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
-    outputs = (Written(dq_sums), Written(dk), Written(dv))
-    arguments = (*inputs, rows, *outputs, *score_arguments(problem, x))
-    made = rows_pass.launches(problem, x, rows, dq_sums)
-    step = sums if problem.deterministic else Tc
-    for first in range(0, Tc, max(step, 1)):
-        splits = min(step, Tc - first)
-        order = (first, splits, apart, keys_together(problem, device, t.D))
-        made.append(Launch(kernel, splits * problem.B * problem.Hk, (*arguments, *order)))
+    outputs = (Written(dq_sums), ended, Written(dk), Written(dv))
+    arguments = (*inputs, rows, *outputs, *score_arguments(problem, x), keys_together(problem, device, t.D))
+    made = [*rows_pass.launches(problem, x, rows, dq_sums), *steps, Launch(kernel, blocks, arguments)]
     return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
 
@@ -111,9 +109,9 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     An addition to dQ reads it and writes it.
     """
     t = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
-    filled, sums = round_up(problem.Nq, t.Br), collect_pass.count_splits(problem, t) if problem.deterministic else 1
-    before = rows_pass.traffic(problem, filled, sums * t.D)
-    return before + own_traffic(problem, t) + collect_pass.traffic(problem, filled, t.D, sums)
+    filled = round_up(problem.Nq, t.Br)
+    around = rows_pass.traffic(problem, filled, t.D) + collect_pass.traffic(problem, filled, t.D)
+    return around + own_traffic(problem, t) + turns.traffic(problem, t)
 
 
 def read_columns(problem: AttentionProblem, t: GradientTiles) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
-from math import prod
 
 from numba_flash.arrays import Array, empty
 from numba_flash.config import (
@@ -17,6 +16,7 @@ from numba_flash.config import (
     WarpgroupGradientTiles,
 )
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
+from numba_flash.rungs import turns
 from numba_flash.rungs.arguments import (
     grid_reasons,
     keys_together,
@@ -79,9 +79,14 @@ def offsets(t: WarpgroupGradientTiles) -> tuple[int, ...]:
     return tuple(accumulate((K, V, t.stages * Q, t.stages * O, t.stages * rows, 2 * dS, (t.QG > 1) * 2 * dS)))
 
 
+def barrier_bytes(t: WarpgroupGradientTiles) -> int:
+    """A barrier for Kj and one for Vj, of each stage three, and three of each of two turns."""
+    return BARRIER_BYTES * (2 + 3 * t.stages + 3 * 2)
+
+
 def shared_bytes(t: WarpgroupGradientTiles) -> int:
-    """All of that; a barrier for Kj and one for Vj, and of each stage three."""
-    return offsets(t)[-1] + BARRIER_BYTES * (2 + 3 * t.stages)
+    """All of that, and the block's number."""
+    return offsets(t)[-1] + barrier_bytes(t) + BARRIER_BYTES
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -104,38 +109,32 @@ def in_rows(x: Array) -> Array:
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds, boxed = tiles_of(problem), kind_of_adds(device), leaves_in_boxes(problem)
-    filled, heads, Tc = (
+    filled, blocks = (
         (problem.B, problem.Hq, round_up(problem.Nq, t.Br)),
-        problem.B * problem.Hk,
-        cdiv(problem.Nk, t.Bc),
+        problem.B * problem.Hk * cdiv(problem.Nk, t.Bc),
     )
-    sums = collect_pass.count_splits(problem, t) if problem.deterministic else 1
-    rows, dq_sums = empty(x.q, (*filled, ROW_NUMBERS), problem.real), empty(x.q, (sums, *filled, t.D), problem.real)
-    apart = prod(filled) // t.Br if problem.deterministic else 0
+    rows, dq_sums = empty(x.q, (*filled, ROW_NUMBERS), problem.real), empty(x.q, (*filled, t.D), problem.real)
     assert x.do is not None
     (do, q, k, v), made = pad.boxable((x.do, x.q, x.k, x.v))
-    made += rows_pass.launches(problem, x, rows, dq_sums)
-    kernel = Kernel("flash3_backward", (t, problem.dtype, boxed, problem.score, adds), t.threads, shared_bytes(t))
+    ended, steps = turns.launches(problem, t, x.q)
+    made += [*rows_pass.launches(problem, x, rows, dq_sums), *steps]
+    config = (t, problem.dtype, boxed, problem.score, adds, problem.deterministic)
+    kernel = Kernel("flash3_backward", config, t.threads, shared_bytes(t))
     read = (do, tensor_map(do, t.Br), q, tensor_map(q, t.Br), k, tensor_map(k, t.Bc), v, tensor_map(v, t.Bc))
     of_rows = rows, tensor_map(in_rows(rows), t.Br // ROWS_TOGETHER)
     dk_map, dv_map = (tensor_map(a, WARPGROUP_ROWS) if boxed else NO_MAP for a in (dk, dv))
-    written = Written(dq_sums), Written(dk), dk_map, Written(dv), dv_map
-    step = sums if problem.deterministic else Tc
-    for first in range(0, Tc, max(step, 1)):
-        splits = min(step, Tc - first)
-        maps = Written(map_scratch(x.q, splits * heads, READ_MAPS + 2 * boxed))
-        order = (first, splits, apart, keys_together(problem, device, t.D))
-        arguments = (*read, *of_rows, *written, maps, *score_arguments(problem, x), *order)
-        made.append(Launch(kernel, splits * heads, arguments))
-    return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
+    written = Written(dq_sums), ended, Written(dk), dk_map, Written(dv), dv_map
+    maps = Written(map_scratch(x.q, blocks, READ_MAPS + 2 * boxed))
+    arguments = (*read, *of_rows, *written, maps, *score_arguments(problem, x), keys_together(problem, device, t.D))
+    return [*made, Launch(kernel, blocks, arguments), *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
 
 def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     """What all threads of the launches move without a gradient of LSE. An addition to dQ reads it and writes it."""
     t = tiles_of(problem)
-    filled, sums = round_up(problem.Nq, t.Br), collect_pass.count_splits(problem, t) if problem.deterministic else 1
-    before = rows_pass.traffic(problem, filled, sums * t.D)
-    return before + own_traffic(problem, t) + collect_pass.traffic(problem, filled, t.D, sums)
+    filled = round_up(problem.Nq, t.Br)
+    around = rows_pass.traffic(problem, filled, t.D) + collect_pass.traffic(problem, filled, t.D)
+    return around + own_traffic(problem, t) + turns.traffic(problem, t)
 
 
 def own_traffic(p: AttentionProblem, t: WarpgroupGradientTiles) -> Traffic:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from numba_flash.arrays import ITEMSIZE, Array, empty
+from numba_flash.arrays import ITEMSIZE, Array
 from numba_flash.config import (
     BARRIER_BYTES,
     PANEL,
@@ -142,8 +142,8 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, o: Array, l
     stores = kind_of_stores(problem.dv)
     counter = None
     if counted := takes_by_counter(problem, t, device):
-        memory = empty(x.q, (1,), "float32")  # for its 4 bytes
-        counter, steps = Written(memory), steps + clear.launches(memory)
+        counter, cleared = clear.launches(x.q, 1)
+        steps = steps + cleared
     config = (t, problem.dtype, stores, problem.score, folds_scale(problem), packed, counted)
     kernel = Kernel("flash3_forward", config, t.threads, shared_bytes(t))
     grid = min(count_work(problem, t), device.multiprocessors)

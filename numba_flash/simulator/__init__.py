@@ -39,6 +39,7 @@ if TYPE_CHECKING or SIMULATED:
     from .options import options
     from .pointer import Pointer
     from .thread import Thread, current
+    from .turns import wait_for_number
     from .vectors import copy_vector, load_vector, locate_vector, store_vector
     from .window import shared_window
 
@@ -51,6 +52,7 @@ else:
     exchange = exchange_block = exchange_group = exchange_warp = launch = options = park = Gate = Pointer = _off
     Thread = current = copy_vector = count_traffic = load_vector = locate_vector = store_vector = shared_window = _off
     arrive = fence_shared = phase_barriers = register_pool = tensor_copies = warpgroup = _off  # type: ignore[assignment]
+    wait_for_number = _off
     BASE = 0
 
 __all__ = [
@@ -82,5 +84,6 @@ __all__ = [
     "shared_window",
     "store_vector",
     "tensor_copies",
+    "wait_for_number",
     "warpgroup",
 ]

@@ -1,4 +1,4 @@
-"""A block: its threads take turns, one after another, until all have returned."""
+"""A block: its threads take turns, round by round."""
 
 from __future__ import annotations
 
@@ -36,30 +36,35 @@ class Block:
         What a thread switches to when it parks.
     """
 
-    def __init__(self, launch: Launch, blockIdx: Dim3) -> None:
+    def __init__(self, launch: Launch, blockIdx: Dim3, threads: list[Thread]) -> None:
         self.kernel, self.arguments = launch.kernel, launch.arguments
         self.gridDim, self.blockDim, self.blockIdx = launch.grid, launch.block, blockIdx
         self.early, self.early_products = launch.how.landing != "late", launch.how.landing == "early"
         self.sites = launch.sites
-        self.threads = launch.threads
-        self.everyone, self.returned = (1 << len(self.threads)) - 1, 0
+        self.threads = threads
+        self.everyone, self.returned = (1 << len(threads)) - 1, 0
         self.gates: dict[Hashable, Gate] = {}
         self.shared = SharedMemory(launch.shared_bytes)
         self.registry: dict[Hashable, Any] = {}
         self.scheduler = getcurrent()
         self._arrange = launch.arrange
-
-    def run(self) -> None:
-        """Scheduling rounds: every thread that can go on runs until it parks or returns, then gates are opened."""
-        for thread in self.threads:
+        for thread in threads:
             thread.enter(self)
-        ready = list(self.threads)
-        while ready:
-            self._arrange(ready)
-            self._run_round(ready)
-            ready = self._released()
-        if self.gates:
-            raise stuck(self)
+        self._new = list(threads)
+
+    def advance(self) -> bool:
+        """One scheduling round: every thread that can go on runs until it parks or returns.
+
+        False if none can: all have returned, or those at `gates` wait for other blocks.
+        """
+        ready, self._new = self._new or self._released(), []
+        if not ready:
+            if self.gates and not any(gate.of_others for gate in self.gates.values()):
+                raise stuck(self)
+            return False
+        self._arrange(ready)
+        self._run_round(ready)
+        return True
 
     def _run_round(self, ready: list[Thread]) -> None:
         for thread in ready:

@@ -24,6 +24,7 @@ class Gate:
 
     error: type[RuntimeError] = Deadlock  # what it is if everyone waits and nothing opens
     team: int | None = None  # the first thread of a warp or warpgroup that waits by itself, and may run ahead
+    of_others = False  # may another block open it?
 
     def __init__(self, name: str, key: Hashable = None) -> None:
         self.name = name

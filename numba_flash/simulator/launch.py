@@ -1,4 +1,4 @@
-"""Run a kernel: block after block."""
+"""Run a kernel: block after block, or several by turns."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .block import Block
 from .callpath import CallSites
 from .counting import begin
 from .options import Options, chosen
+from .report import stuck
 from .thread import Dim3, Thread, running
 
 MAX_THREADS = 1024
@@ -27,7 +28,7 @@ MAX_SHARED_BYTES = 227 * 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: what runs, over which grid, in which order."""
+    """One launch: what runs, over which grid, in which order; all of its threads, and those of blocks that are done."""
 
     kernel: Callable[..., Any]
     arguments: Sequence[Any]
@@ -36,26 +37,49 @@ class Launch:
     shared_bytes: int
     how: Options
     sites: CallSites = field(default_factory=CallSites)
+    threads: list[Thread] = field(default_factory=list)
+    idle: list[list[Thread]] = field(default_factory=list)
 
     @cached_property
     def arrange(self) -> Callable[[list[Any]], None]:
         """Put blocks, or the threads of a round, in the order in which they run."""
         return Random(self.how.seed).shuffle if self.how.seed is not None else lambda items: None
 
-    @cached_property
-    def threads(self) -> list[Thread]:
-        """The threads of a block, as they are numbered."""
-        return [Thread(i, threadIdx) for i, threadIdx in enumerate(_coordinates(self.block))]
-
     def run(self) -> None:
-        """All blocks, one after another; whatever happens, no thread is left in the middle of a kernel."""
-        blocks = _coordinates(self.grid)
-        self.arrange(blocks)
+        """All blocks, as many at a time as chosen; whatever happens, no thread is left in the middle of a kernel."""
+        waiting, resident = _coordinates(self.grid), list[Block]()
+        self.arrange(waiting)
+        waiting.reverse()
         try:
-            for blockIdx in blocks:
-                Block(self, blockIdx).run()
+            while waiting or resident:
+                if waiting and len(resident) < self.how.blocks:
+                    resident.append(self._start(waiting.pop()))
+                elif not self._advance(resident):
+                    raise stuck(resident[0])
         finally:
             self._dismiss()
+
+    def _start(self, blockIdx: Dim3) -> Block:
+        """A block, with threads that a block before it has left, or new ones."""
+        if not self.idle:
+            threads = [Thread(i, threadIdx) for i, threadIdx in enumerate(_coordinates(self.block))]
+            self.threads.extend(threads)
+            self.idle.append(threads)
+        return Block(self, blockIdx, self.idle.pop())
+
+    def _advance(self, resident: list[Block]) -> bool:
+        """A round of every block; those that are done leave. False if all wait for others."""
+        if len(resident) > 1:
+            self.arrange(resident)
+        moved = False
+        for block in list(resident):
+            if block.advance():
+                moved = True
+            elif not block.gates:
+                moved = True
+                resident.remove(block)
+                self.idle.append(block.threads)
+        return moved
 
     def _dismiss(self) -> None:
         """End the threads, which run their `finally` clauses."""

@@ -1,4 +1,4 @@
-"""How to run: the order of threads, and when asynchronous copies land."""
+"""How to run: the order of threads, how many blocks at a time, and when asynchronous copies land."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Options:
 
     seed: int | None = None
     landing: Landing = "late"
+    blocks: int = 1
 
 
 DEFAULT = Options()
@@ -25,8 +26,8 @@ chosen: ContextVar[Options] = ContextVar("chosen", default=DEFAULT)
 
 
 @contextmanager
-def options(*, seed: int | None = None, landing: Landing = "late") -> Iterator[None]:
-    """Choose how launches inside the `with` block run; an inner block replaces both choices of an outer one.
+def options(*, seed: int | None = None, landing: Landing = "late", blocks: int = 1) -> Iterator[None]:
+    """Choose how launches inside the `with` block run; an inner block replaces all choices of an outer one.
 
     Parameters
     ----------
@@ -39,15 +40,19 @@ def options(*, seed: int | None = None, landing: Landing = "late") -> Iterator[N
         writes at its wait, which shows a missing wait.
         "early": both happen when they are issued, which shows a buffer that is refilled before its readers are done.
         "crossed": copies land early and products late, which shows the same where the readers are products.
+    blocks : int
+        So many are there at a time, and take turns; the next one starts when one of them is done.
 
     Raises
     ------
     ValueError
-        If `landing` is none of them.
+        If `landing` is none of them, or `blocks` is not positive.
     """
     if landing not in get_args(Landing):
         raise ValueError(f"{landing=} is none of {', '.join(map(repr, get_args(Landing)))}")
-    token = chosen.set(Options(seed, landing))
+    if blocks < 1:
+        raise ValueError(f"{blocks=} run at a time: give at least 1")
+    token = chosen.set(Options(seed, landing, blocks))
     try:
         yield
     finally:

@@ -299,8 +299,7 @@ def fragment_tiles(tiles: Tiles, key_tiles: GradientTiles) -> Iterator[None]:
     ]
     for_all = {rule: all(at[rule] for at in rules) for rule in rules[0]}
     forward, backward = (import_module(f"numba_flash.rungs.flash2_mma_{name}") for name in ("forward", "backward"))
-    few = patch.object(backward.collect_pass, "MULTIPROCESSORS", 4)  # so that short problems take several launches
-    with only_these(((forward.CONFIGS, tiles), (backward.CONFIGS, key_tiles)), for_all), few:
+    with only_these(((forward.CONFIGS, tiles), (backward.CONFIGS, key_tiles)), for_all):
         yield
 
 

@@ -10,7 +10,7 @@ from properties.agreement import assert_same
 from properties.for_all import for_all, simulated
 
 from numba_flash.config import GradientTiles, Tiles
-from numba_flash.simulator import SIMULATED, DivergentBarrier, MemoryFault, options
+from numba_flash.simulator import SIMULATED, Deadlock, DivergentBarrier, MemoryFault, options
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
 from numba_flash.testing.tiles import fragment_tiles, tiny_tiles
@@ -20,9 +20,8 @@ from .mutant import Mutant
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="mutants live in the simulator")
 
 KEYS = test_tensor_cores.copied_gradients
-RUNG = "rungs.flash2_mma_backward"
 BACKWARD, GRADIENTS, FRAGMENTS = "kernels.flash2_mma_backward", "device.gradients", "device.fragments"
-ROWS, COLLECT = "kernels.passes.rows", "kernels.passes.collect"
+ROWS, COLLECT, TURNS = "kernels.passes.rows", "kernels.passes.collect", "device.turns"
 GROUPED = Case(B=1, Hq=4, Hk=2, Nq=5, Nk=7, d=8, dv=8, dtype="float16")
 ARRIVED = "cuda.syncthreads()  # Q, dO at `top` are written; the others, P and dS are read before they change"
 
@@ -33,21 +32,21 @@ def GROUPS(backend, case):  # noqa: N802
     test_agreement.test_backward.holds(backend, case)
 
 
-@for_all(cases=lambda backend: sampled_from(test_tensor_cores.LAUNCHES))
-def LAUNCHES(backend, case):  # noqa: N802
-    """Several launches add to several sums of dQ."""
+@for_all(cases=lambda backend: sampled_from(test_tensor_cores.IN_ORDER))
+def IN_ORDER(backend, case):  # noqa: N802
+    """Key blocks add to dQ one after another."""
     test_memory.test_outputs_are_written_once_and_nothing_else.holds(backend, case)
     test_agreement.test_deterministic_backward.holds(backend, case)
 
 
-@for_all(cases=lambda backend: just(test_tensor_cores.LAUNCHES[0]))
+@for_all(cases=lambda backend: just(replace(test_tensor_cores.IN_ORDER[0], Hq=4, Hk=2)))
 def ORDERS(backend, case):  # noqa: N802
     """The same bits in any order of blocks; keys far from zero, so that dQ is a small difference of large sums."""
     x, options = case.arrays(), case.options()
     x = x._replace(k=(x.k + 512).astype(x.k.dtype))
     first = test_memory.both(backend, x, options)
     for seed in (1, 2):
-        with simulated(seed=seed):
+        with simulated(seed=seed, blocks=3):
             assert_same(first, test_memory.both(backend, x, options))
 
 
@@ -57,7 +56,7 @@ MUTANTS = [
     Mutant("softcap has no derivative", GRADIENTS, "ds *= derivative", "pass", KEYS),
     Mutant("P and dS of hidden keys", BACKWARD, "hide(s, dp, rg, cg, i * Br + query, j * Bc, Nk, first, last)", "pass",
            KEYS),
-    Mutant("dS of hidden keys", GRADIENTS, "ds[at(r, c)] = ZERO", "pass", LAUNCHES),
+    Mutant("dS of hidden keys", GRADIENTS, "ds[at(r, c)] = ZERO", "pass", IN_ORDER),
     Mutant("the key behind the diagonal", GRADIENTS, "last + 1 + row - col", "last + 2 + row - col", KEYS),
     Mutant("LSE and delta of other rows", GRADIENTS, "2 * (top + 4 * r)", "2 * (top + 2 * r)", KEYS),
     Mutant("dQ is overwritten instead of added", FRAGMENTS,
@@ -72,7 +71,7 @@ MUTANTS = [
     Mutant("one query head of every group", BACKWARD, "int32((hk + 1) * group)", "int32(hk * group + 1)", KEYS),
     Mutant("nobody waits for Q and dO", BACKWARD, f"wait(0)\n                {ARRIVED}", ARRIVED, KEYS),
     Mutant("Q and dO are read before all of them has landed", BACKWARD, ARRIVED, "pass", KEYS),
-    Mutant("the next Q and dO are not fetched", BACKWARD, "if STAGES > 1 and i + 1 < end:", "if STAGES > 2:", KEYS),
+    Mutant("the next Q and dO are not fetched", BACKWARD, "if STAGES > 1 and i > begin:", "if STAGES > 2:", KEYS),
     Mutant("the next Q and dO land where they are read", BACKWARD, "fetch(Qs, dOs, rows_s, following,",
            "fetch(Qs, dOs, rows_s, top,", KEYS, "early"),
     Mutant("a stale stage", BACKWARD, "top = following", "pass", KEYS),
@@ -99,14 +98,12 @@ MUTANTS = [
            test_gradients.test_rows_of_ds_sum_to_dlse),
     Mutant("delta leaves elements out", ROWS, "x4[2] * y4[2] + x4[3] * y4[3]", "x4[2] * y4[2]", KEYS),
 
-    Mutant("only the sum of the first split", COLLECT, "range(splits)", "range(1)", LAUNCHES),
-    Mutant("each split's sum without the others", COLLECT, "= dq[n] + a,", "= a,", LAUNCHES),
-    Mutant("sums that overlap", COLLECT, "split * apart", "split * (apart - 1)", LAUNCHES),
-    Mutant("splits add to one sum", BACKWARD, "split * int32(apart)", "0", ORDERS),
-    Mutant("only the sum of the first split is zeros before", ROWS, "range(splits)", "range(1)", LAUNCHES),
-    Mutant("the same key blocks in every launch", BACKWARD, "int32(first_key_block + split)", "split", LAUNCHES),
-    Mutant("the last launch is left out", RUNG, "range(0, Tc, max(step, 1))",
-           "range(0, Tc // step * step, step)", LAUNCHES),
+    Mutant("nobody waits for a turn", TURNS, "await_turn(turns, next, before)", "pass", ORDERS),
+    Mutant("a turn ends before it has begun", BACKWARD, "take_turns(turns, owed,", "take_turns(turns, turn,", ORDERS),
+    Mutant("the last turn never ends", BACKWARD, "end_last_turn(turns, owed, warp)", "pass", ORDERS),
+    Mutant("blocks are numbered as they are launched", TURNS, "fetch_add(global_view(turns, 0, int32), TICKET, 1)",
+           "cuda.blockIdx.x", ORDERS),
+    Mutant("turns are counted from anywhere", "kernels.passes.clear", "[n] = 0", "[n] = 1", ORDERS),
 ]  # fmt: skip
 
 TILES = GradientTiles(32, 16, 32, 32, 1, 2)
@@ -129,7 +126,7 @@ def search(holds, tiles=TILES, **how):
 
 def assert_killed(mutant, tiles=TILES):
     """Some case shows it."""
-    wrong = pytest.raises((AssertionError, MemoryFault, DivergentBarrier))
+    wrong = pytest.raises((AssertionError, MemoryFault, DivergentBarrier, Deadlock))
     with mutant.alive(), tiny_tiles(), options(landing=mutant.landing), wrong:
         search(mutant.killed_by, tiles, max_examples=60, phases=[Phase.generate])
 
@@ -150,6 +147,6 @@ def test_the_original_does_not(module, landing):
     first = next(mutant for mutant in MUTANTS if mutant.module == module)
     with replace(first, new=first.old).alive(), tiny_tiles(), options(landing=landing):
         search(test_agreement.test_backward, max_examples=2)
-        search(LAUNCHES, max_examples=1)
+        search(IN_ORDER, max_examples=1)
         search(ORDERS, max_examples=1)
         search(KEYS, replace(TILES, stages=1), max_examples=1)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from properties import test_agreement, test_warpgroups
-from properties.agreement import assert_attention
+from properties import test_agreement, test_memory, test_warpgroups
+from properties.agreement import assert_attention, assert_same
 from properties.test_memory import GuardedMemory
 
 from numba_flash.config import WarpgroupGradientTiles, WarpgroupTiles, WgmmaTiles
@@ -67,6 +67,20 @@ def KEYS(case=HEADS, QG=1, direct=False):  # noqa: N802
     gradients = WarpgroupGradientTiles(64, 64 if QG > 1 else 128, 128, 128, QG=QG, direct=direct)
     with warpgroup_tiles(WarpgroupTiles(64, 64, 128, 128), WgmmaTiles(64, 64, 2), gradients), POISONED.used():
         test_agreement.test_backward.holds(backend, case)
+
+
+def ORDERS():  # noqa: N802
+    """The same bits in any order of blocks, of which three add to dQ: a small difference of large sums."""
+    backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward")
+    case = Case(B=1, Hq=2, Hk=1, Nq=200, Nk=170, d=8, dv=8, dtype="float16", causal=True)
+    x = case.arrays()
+    x = x._replace(k=(x.k + 512).astype(x.k.dtype))
+    gradients = WarpgroupGradientTiles(64, 64, 64, 64)
+    with warpgroup_tiles(WarpgroupTiles(64, 64, 64, 64), WgmmaTiles(64, 64, 2), gradients), POISONED.used():
+        first = test_memory.both(backend, x, case.options())
+        for seed in (1, 2):
+            with options(seed=seed, blocks=3):
+                assert_same(first, test_memory.both(backend, x, case.options()))
 
 
 def SHARED():  # noqa: N802
@@ -136,7 +150,7 @@ MUTANTS = [
     Mutant("there is always more to do", FLASH3, "            tasks[slot, COUNT] = 0\n", "", FORWARD),
     Mutant("two blocks do what one has taken", FLASH3, "int32(cuda.gridDim.x + from_lane(ticket, 0))",
            "int32(work + from_lane(ticket, 0))", FORWARD),
-    Mutant("the counter begins anywhere", "kernels.passes.clear", "[0] = 0", "[0] = 1", FORWARD),
+    Mutant("the counter begins anywhere", "kernels.passes.clear", "[n] = 0", "[n] = 1", FORWARD),
     Mutant("a query block without keys has none of zeros", FLASH3, "            if count == 0:\n",
            "            if False:\n", EMPTY),
     Mutant("zeros from where there are keys", FLASH3, "beyond = cdiv(max(Nk, 1), Bc)", "beyond = 0", EMPTY),
@@ -188,6 +202,15 @@ MUTANTS = [
            "mbarrier_wait(smem + O_FULL + BARRIER_BYTES * stage, parity)", "pass", KEYS),
     Mutant("Q and dO are filled before they are free", BACKWARD,
            "mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)", "pass", KEYS, "early"),
+    Mutant("nobody waits for a turn", BACKWARD,
+           "await_turn(turns, TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i, int32(j - before))", "pass",
+           ORDERS),
+    Mutant("a turn is waited for, but not by those who add", BACKWARD,
+           "            mbarrier_wait(barrier + TURN_COMES, parity)\n", "", ORDERS),
+    Mutant("a turn ends before all have added", BACKWARD,
+           "            mbarrier_wait(barrier + TURN_ENDS, parity)\n", "", ORDERS),
+    Mutant("turns come before those before have been met", BACKWARD,
+           "            mbarrier_wait(barrier + TURN_FREE, parity ^ 1)\n", "", ORDERS),
     Mutant("Q is freed before dS^T Q is done", BACKWARD, """        wgmma_wait(0)
         pin(dk, DK)
         free(smem, n)
@@ -210,8 +233,8 @@ MUTANTS = [
 """, DIRECT, "crossed"),
     Mutant("dQ is added before it is there", BACKWARD, """        wgmma_wait(0)
         pin(dq, DQ)
-        add_dq(sums, 0, dq)
-""", """        add_dq(sums, 0, dq)
+        add_in_turn(smem, n, sums, dq)
+""", """        add_in_turn(smem, n, sums, dq)
         wgmma_wait(0)
         pin(dq, DQ)
 """, DIRECT),
@@ -237,7 +260,7 @@ MUTANTS = [
     Mutant("LSE and delta of other boxed rows", GRADIENTS, "r // 2 % 2 * 4 + lane() % 4", "lane() % 4", KEYS),
     Mutant("boxed rows are not swizzled", GRADIENTS, "(chunk ^ row & 7) * 4", "chunk * 4", KEYS),
     Mutant("every query head is the first of its group", BACKWARD,
-           "int32(hk * group + over), b)", "int32(hk * group), b)",
+           "queries = int32(hk * group + over), b", "queries = int32(hk * group), b",
            KEYS),
     Mutant("the first head's sums for every head", BACKWARD, "(b * Hq + h) * Tr", "b * Hq * Tr", KEYS),
     Mutant("both warpgroups write the same queries of P", BACKWARD, "qg * (QUERIES // 8)", "0", SHARED),

@@ -29,10 +29,10 @@ def test_views_give_what_their_copies_give(backend, case):
 
 @for_all(times=1 / 2)
 def test_repeats_bit_by_bit(backend, case):
-    """In any order of blocks and threads, which is what `seed` changes in the simulator."""
+    """In any order of blocks and threads, several of them at a time, as the simulator's options say."""
     x, options = case.arrays(), case.options()
     first = both(backend, x, options)
-    with simulated(seed=case.seed):
+    with simulated(seed=case.seed, blocks=3):
         assert_same(first, both(backend, x, options))
 
 

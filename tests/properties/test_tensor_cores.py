@@ -5,8 +5,6 @@ from hypothesis import settings
 
 from numba_flash.config import GradientTiles, Tiles
 from numba_flash.rungs import flash2_mma_backward
-from numba_flash.rungs.passes import collect
-from numba_flash.specimen import specimen
 from numba_flash.testing.backends import SIMULATOR
 from numba_flash.testing.case import Case
 from numba_flash.testing.tiles import fragment_tiles
@@ -106,7 +104,7 @@ def test_numbers_are_added_one_by_one_before_sm_90(simulator, monkeypatch):
         agreement.test_backward.holds(simulator.on_tensor_cores(FORWARD, BACKWARD), case)
 
 
-LAUNCHES = [
+IN_ORDER = [
     Case(B=1, Hq=1, Hk=1, Nq=9, Nk=73, d=24, dv=17, dtype="float16"),
     Case(B=1, Hq=4, Hk=2, Nq=9, Nk=73, d=8, dv=8, dtype="bfloat16", causal=True, dlse=True),
     Case(B=2, Hq=2, Hk=2, Nq=9, Nk=40, d=8, dv=8, dtype="float16", window=(9, 5)),
@@ -115,15 +113,11 @@ LAUNCHES = [
 ]
 
 
-@pytest.mark.parametrize(("case", "splits"), list(zip(LAUNCHES, (3, 2, 1, 2, 3), strict=True)), ids=str)
-def test_deterministic_gradients_take_several_launches(kernels, case, splits):
-    """The last of which may take fewer key blocks; rows that see nothing get no addition at all."""
-    tiles = GradientTiles(32, 16, 32, 32, 1, 2)
+@pytest.mark.parametrize("case", IN_ORDER, ids=str)
+def test_deterministic_gradients_are_added_in_order(kernels, case):
+    """Rows that see nothing get no addition at all."""
     backend = kernels.on_tensor_cores(FORWARD, BACKWARD)
-    sizes = {name: getattr(case, name) for name in ("B", "Hq", "Hk", "Nq", "Nk", "d", "dv")}
-    problem = specimen("flash_attention_backward", case.dtype, **sizes)
-    with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), tiles):
-        assert collect.count_splits(problem, tiles) == splits < case.Nk / tiles.Bc
+    with fragment_tiles(Tiles(16, 16, 32, 32, 2, 4), GradientTiles(32, 16, 32, 32, 1, 2)):
         agreement.test_deterministic_backward.holds(backend, case)
         memory.test_repeats_bit_by_bit.holds(backend, case)
 

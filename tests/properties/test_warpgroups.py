@@ -7,7 +7,6 @@ import pytest
 from numba_flash.config import WarpgroupGradientTiles, WarpgroupTiles, WgmmaTiles, current_device
 from numba_flash.ladder import FORWARD
 from numba_flash.rungs import flash3_forward
-from numba_flash.rungs.passes import collect
 from numba_flash.specimen import specimen
 from numba_flash.testing.backends import GPU, SIMULATOR, Backend
 from numba_flash.testing.case import Case
@@ -165,15 +164,14 @@ def test_other_tiles_of_gradients(warpgroups, tiles, case):
         agreement.test_backward.holds(warpgroups, case)
 
 
-LAUNCHES = [
+IN_ORDER = [
     Case(B=1, Hq=4, Hk=2, Nq=9, Nk=200, d=8, dv=8, dtype="bfloat16", causal=True, q_offset=150, dlse=True),
     Case(B=1, Hq=1, Hk=1, Nq=70, Nk=330, d=24, dv=17, dtype="float16", window=(200, 70)),
 ]
 
 
-@pytest.mark.parametrize("case", LAUNCHES, ids=lambda case: f"{case.Nq}x{case.Nk}")
-def test_deterministic_gradients_take_several_launches(warpgroups, case, monkeypatch):
-    monkeypatch.setattr(collect, "MULTIPROCESSORS", 4)
+@pytest.mark.parametrize("case", IN_ORDER, ids=lambda case: f"{case.Nq}x{case.Nk}")
+def test_deterministic_gradients_are_added_in_order(warpgroups, case):
     with warpgroup_tiles(WarpgroupTiles(64, 32, 64, 64), WgmmaTiles(64, 64, 2)):
         agreement.test_deterministic_backward.holds(warpgroups, case)
         memory.test_repeats_bit_by_bit.holds(warpgroups, case)

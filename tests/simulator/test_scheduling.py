@@ -7,6 +7,7 @@ import pytest
 from numba import cuda
 
 from numba_flash import simulator
+from numba_flash.ptx import await_turn, end_turn
 
 
 def trace(rounds, threads, **options):
@@ -138,3 +139,46 @@ def test_a_seed_says_which_warp_runs_ahead():
     assert order == progress(seed=1) != progress(seed=2)
     assert sorted(order[:18]) == [*product((0, 1), range(9))]
     assert order[:18] != sorted(order[:18])
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_blocks_take_turns(blocks):
+    """Round by round, as many as there are at a time; the next one has the threads of one that is done."""
+    order = []
+
+    def kernel():
+        for step in range(2):
+            cuda.syncthreads()
+            if cuda.threadIdx.x == 0:
+                order.append((cuda.blockIdx.x, step))
+
+    with simulator.options(blocks=blocks):
+        simulator.launch(kernel, 4, 32, 0, ())
+    together = [range(first, first + blocks) for first in range(0, 4, blocks)]
+    assert order == [(block, step) for blocks in together for step in range(2) for block in blocks]
+
+
+def wait_for_next(pointer):
+    """Every block waits for the one behind it."""
+    block, turns = cuda.blockIdx.x, pointer.view(np.int32)
+    if block + 1 < cuda.gridDim.x:
+        await_turn(turns, block + 1, 1)
+    end_turn(turns, block, cuda.threadIdx.x == 0)
+
+
+def test_a_block_waits_for_another():
+    turns = np.zeros(3, np.int32)
+    with simulator.options(blocks=3):
+        simulator.launch(wait_for_next, 3, 32, 0, (simulator.Pointer(turns, writable=True),))
+    assert turns.tolist() == [1, 1, 1]
+
+
+def test_a_block_that_has_not_started_is_not_waited_for():
+    turns = np.zeros(3, np.int32)
+    with simulator.options(blocks=2), pytest.raises(simulator.Deadlock, match="element 1 of .* that is not 1 yet"):
+        simulator.launch(wait_for_next, 3, 32, 0, (simulator.Pointer(turns, writable=True),))
+
+
+def test_at_least_one_block():
+    with pytest.raises(ValueError, match="blocks=0"), simulator.options(blocks=0):
+        pass

@@ -2,9 +2,9 @@
 
 Paper      none
 Grid       (Tr * B*Hq,)     Threads those that added in the kernel before: each takes up its own numbers
-Shapes     X (splits, B, Hq, Tr, Br * D) float32 -> dQ (B, Hq, Nq, d), contiguous
+Shapes     X (B, Hq, Tr, Br * D) float32 -> dQ (B, Hq, Nq, d), contiguous
 On chip    a thread's fragments of dQ in registers; on their way out, a warp's rows in shared memory
-Invariant  dQ = scale * sum X, from the first split to the last, in dQ's dtype, to nearest, ties to even
+Invariant  dQ = scale * X, in dQ's dtype, to nearest, ties to even
 Units      those of dS K; the scale is applied here
 Edges      rows beyond Nq and columns beyond d are left out
 Traffic    reads X once, writes dQ once
@@ -27,8 +27,6 @@ from numba_flash.config import (
     WarpgroupGradientTiles,
 )
 from numba_flash.device.fragments import make_place_of_sums, make_write_chunks, make_write_fragments
-from numba_flash.device.number import number
-from numba_flash.device.tiles import fill
 from numba_flash.ptx import device, global_view, load4, shared_tile
 from numba_flash.tiling import cdiv
 
@@ -38,21 +36,20 @@ def make_collect(tiles: GradientTiles | WarpgroupGradientTiles, dtype: str, stor
     """The kernel for the tile sizes and the kind of additions that made the sums."""
     Br, D, ROWS, COLUMNS, STEP = tiles.Br, tiles.D, tiles.dq_rows, tiles.dq_columns, tiles.dq_step
     CHUNKS, TILE = stores == "chunks", (tiles.adders // LANES * ROWS, STEP // 2)
-    CG, COUNT, ZERO, BLOCKS = D // COLUMNS, ROWS * STEP // LANES, number(dtype).zero, cdiv(Br, WARPGROUP_ROWS)
+    CG, COUNT, BLOCKS = D // COLUMNS, ROWS * STEP // LANES, cdiv(Br, WARPGROUP_ROWS)
     place, write_dq = make_place_of_sums(tiles.adders, adds), make_write_fragments(dtype, ROWS, STEP, stores == "pairs")
     write_chunks = make_write_chunks(dtype, Fragments(ROWS, ROWS // 8, STEP // 4), STEP)
 
     @device
-    def add_four(dq, n, x, first):
-        a, b, c, d = load4(x, place(first + n))
-        dq[n], dq[n + 1], dq[n + 2], dq[n + 3] = dq[n] + a, dq[n + 1] + b, dq[n + 2] + c, dq[n + 3] + d
+    def take_four(dq, n, x, first):
+        dq[n], dq[n + 1], dq[n + 2], dq[n + 3] = load4(x, place(first + n))
 
     @device
-    def add_each(dq, n, x, first):
+    def take_each(dq, n, x, first):
         for k in range(4):
-            dq[n + k] += x[place(first + n + k)]
+            dq[n + k] = x[place(first + n + k)]
 
-    add_up = add_four if adds == "vectors" else add_each
+    take = take_four if adds == "vectors" else take_each
 
     @device
     def place_of_warp(warp):  # the first row and column of dQ that a warp owns
@@ -65,18 +62,16 @@ def make_collect(tiles: GradientTiles | WarpgroupGradientTiles, dtype: str, stor
 
     place_of = place_in_warpgroup if isinstance(tiles, WarpgroupGradientTiles) else place_of_warp
 
-    def collect(X, dQ, Nq, d, splits, apart, scale):
+    def collect(X, dQ, Nq, d, scale):
         Tr, warp = cdiv(Nq, Br), cuda.threadIdx.x >> 5
         i, bh = cuda.blockIdx.x % Tr, cuda.blockIdx.x // Tr
         dq = cuda.local.array(COUNT, float32)
         down, col = place_of(warp)
         row = i * Br + down
         for step in range(COLUMNS // STEP):
-            fill(dq, COUNT, ZERO)
-            for split in range(splits):
-                x = global_view(X, split * apart + cuda.blockIdx.x * (Br * D), float32)
-                for n in range(0, COUNT, 4):
-                    add_up(dq, n, x, step * COUNT)
+            x = global_view(X, cuda.blockIdx.x * (Br * D), float32)
+            for n in range(0, COUNT, 4):
+                take(dq, n, x, step * COUNT)
             for n in range(COUNT):
                 dq[n] *= scale
             first = col + step * STEP

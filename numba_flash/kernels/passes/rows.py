@@ -39,7 +39,7 @@ def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, lanes: int, pie
     row_sum, read, read4 = make_row_sum(lanes), make_read(dtype), make_read4(dtype)
 
     def rows_of_queries(
-        dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count, splits
+        dO, dO_strides, O, O_strides, LSE, LSE_strides, dLSE, dLSE_strides, pairs, dQ, Hq, Nq, Mq, dv, count
     ):  # fmt: skip
         place, line, top = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * ROWS
         totals, lses = cuda.local.array(turns, float32), cuda.local.array(turns, float32)
@@ -68,9 +68,8 @@ def make_rows(dtype: str, vectors: bool, has_dlse: bool, D: int, lanes: int, pie
             if place == 0 and index < count:
                 lse = lses[t] if exists and lses[t] != NEG_INF else -NEG_INF
                 store2(global_view(pairs, 0, float32), 2 * index, (lse, total if exists else ZERO))
-        for split in range(splits):
-            dq = global_view(dQ, (split * count + top) * D, float32)
-            for x in range(4 * cuda.threadIdx.x, min(ROWS, count - top) * D, 4 * WARPGROUP):
-                store4(dq, x, (ZERO, ZERO, ZERO, ZERO))
+        dq = global_view(dQ, top * D, float32)
+        for x in range(4 * cuda.threadIdx.x, min(ROWS, count - top) * D, 4 * WARPGROUP):
+            store4(dq, x, (ZERO, ZERO, ZERO, ZERO))
 
     return rows_of_queries

@@ -14,14 +14,14 @@ TURNS = 4  # rows that a lane has to do with
 
 
 def launches(problem: AttentionProblem, x: Operands, pairs: Array, dq_sums: Array) -> list[Launch]:
-    """The launch that writes pairs (B, Hq, Mq, 2) and sets dq_sums (splits, B, Hq, Mq, D) to zeros; all contiguous."""
+    """The launch that writes pairs (B, Hq, Mq, 2) and sets dq_sums (B, Hq, Mq, D) to zeros; all contiguous."""
     assert x.do is not None and x.o is not None and x.lse is not None
     _, Hq, Mq, _ = pairs.shape
     count, (vectors, lanes, pieces) = problem.B * Hq * Mq, share(problem)
     config = (problem.dtype, vectors, x.dlse is not None, dq_sums.shape[-1], lanes, pieces, TURNS)
     inputs = [item for array in (x.do, x.o, x.lse, x.dlse) for item in (array, strides_of(array))]
     outputs = (Written(pairs), Written(dq_sums))
-    sizes = (Hq, problem.Nq, Mq, problem.dv, count, dq_sums.shape[0])
+    sizes = (Hq, problem.Nq, Mq, problem.dv, count)
     grid = cdiv(count, WARPGROUP // lanes * TURNS)
     return [Launch(Kernel("passes.rows", config, WARPGROUP), grid, (*inputs, *outputs, *sizes))]
 
@@ -35,7 +35,7 @@ def share(problem: AttentionProblem) -> tuple[bool, int, int]:
 
 
 def traffic(problem: AttentionProblem, Mq: int, cleared: int) -> Traffic:
-    """What all threads move without a gradient of LSE, `cleared` columns of all sums of dQ among it.
+    """What all threads move without a gradient of LSE, `cleared` columns of sums of dQ among it.
 
     All lanes of a row read its LSE, and in the place of what is beyond its end its beginning, as blocks do with rows.
     """
