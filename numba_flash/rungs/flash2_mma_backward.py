@@ -13,7 +13,6 @@ from numba_flash.config import (
     TransposedFragments,
 )
 from numba_flash.problem import AttentionProblem, Operands
-from numba_flash.rungs import turns
 from numba_flash.rungs.arguments import (
     choose_mma_tiles,
     keys_together,
@@ -24,6 +23,7 @@ from numba_flash.rungs.arguments import (
     reasons_against,
     score_arguments,
 )
+from numba_flash.rungs.passes import clear
 from numba_flash.rungs.passes import collect as collect_pass
 from numba_flash.rungs.passes import rows as rows_pass
 from numba_flash.runtime import Kernel, Launch, Written
@@ -90,7 +90,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
         problem.B * problem.Hk * cdiv(problem.Nk, t.Bc),
     )
     rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (*filled, t.D), problem.real)
-    ended, steps = turns.launches(problem, t, x.q)
+    ended, steps = clear.turn_launches(problem, t, x.q)
     loads = kind_of_parts(problem, problem.d, problem.dv)
     pairs = problem.d % 2 == 0 == problem.dv % 2
     config = (t, problem.dtype, loads, pairs, problem.score, adds, problem.deterministic)
@@ -111,7 +111,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     t = choose_mma_tiles(CONFIGS, shared_bytes, problem, device)
     filled = round_up(problem.Nq, t.Br)
     around = rows_pass.traffic(problem, filled, t.D) + collect_pass.traffic(problem, filled, t.D)
-    return around + own_traffic(problem, t) + turns.traffic(problem, t)
+    return around + own_traffic(problem, t) + clear.turn_traffic(problem, t)
 
 
 def read_columns(problem: AttentionProblem, t: GradientTiles) -> int:

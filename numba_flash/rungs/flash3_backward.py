@@ -16,7 +16,6 @@ from numba_flash.config import (
     WarpgroupGradientTiles,
 )
 from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
-from numba_flash.rungs import turns
 from numba_flash.rungs.arguments import (
     grid_reasons,
     keys_together,
@@ -27,8 +26,8 @@ from numba_flash.rungs.arguments import (
     wgmma_reasons,
     width_reasons,
 )
+from numba_flash.rungs.passes import clear, pad
 from numba_flash.rungs.passes import collect as collect_pass
-from numba_flash.rungs.passes import pad
 from numba_flash.rungs.passes import rows as rows_pass
 from numba_flash.runtime import NO_MAP, Kernel, Launch, Written, map_scratch, tensor_map
 from numba_flash.tiling import cdiv, count_query_blocks, query_blocks, round_up
@@ -116,7 +115,7 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     rows, dq_sums = empty(x.q, (*filled, ROW_NUMBERS), problem.real), empty(x.q, (*filled, t.D), problem.real)
     assert x.do is not None
     (do, q, k, v), made = pad.boxable((x.do, x.q, x.k, x.v))
-    ended, steps = turns.launches(problem, t, x.q)
+    ended, steps = clear.turn_launches(problem, t, x.q)
     made += [*rows_pass.launches(problem, x, rows, dq_sums), *steps]
     config = (t, problem.dtype, boxed, problem.score, adds, problem.deterministic)
     kernel = Kernel("flash3_backward", config, t.threads, shared_bytes(t))
@@ -134,7 +133,7 @@ def traffic(problem: AttentionProblem, device: Device) -> Traffic:
     t = tiles_of(problem)
     filled = round_up(problem.Nq, t.Br)
     around = rows_pass.traffic(problem, filled, t.D) + collect_pass.traffic(problem, filled, t.D)
-    return around + own_traffic(problem, t) + turns.traffic(problem, t)
+    return around + own_traffic(problem, t) + clear.turn_traffic(problem, t)
 
 
 def own_traffic(p: AttentionProblem, t: WarpgroupGradientTiles) -> Traffic:
