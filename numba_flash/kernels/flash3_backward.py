@@ -2,8 +2,9 @@
 
 Paper      Shah et al. 2024, arXiv:2407.08608, appendix B.1, on Algorithm 2 of Dao 2023, arXiv:2307.08691: one kernel
            over key blocks, dQ a sum of atomic additions; deterministic, in order, as in `flash2_mma_backward`
-Grid       (Tc * B*Hk,)     Threads 128: one warp starts all copies, then 128 for every 64 of Bc keys; or QG times as
-           many, which share queries of the scores and columns of dK and dV
+Grid       (Tc * B*Hk,)     Threads 128: one warp starts all copies, and where additions are ordered one awaits turns
+           and one ends them; then 128 for every 64 of Bc keys, or QG times as many, which share queries of the scores
+           and columns of dK and dV
 Shapes     dO (B, Hq, Nq, dv), Q, K, V as in the forward, rows on 16 bytes; rows (B, Hq, Mq, 2): LSE and delta
            -> dQ as sums (`passes.collect`), dK (B, Hk, Nk, d), dV (B, Hk, Nk, dv), contiguous
 On chip    | Kj Bc x D | Vj Bc x DV | stages x (Qi Br x D) | stages x (dOi Br x DV) | stages x rows | 2 x (dS Bc x Br) |
@@ -11,6 +12,7 @@ On chip    | Kj Bc x D | Vj Bc x DV | stages x (Qi Br x D) | stages x (dOi Br x 
            s, dp in accumulator fragments of S^T and dP^T, p in fragments of 16 x 16, dk, dv_, dq   registers
 Invariant  after a step, dV = sum P^T dO, dK = sum dS^T Q over the query blocks met so far
            Qi with its rows, and dOi, are FULL when their copy has landed, FREE when every warp has read both; by turns
+           in order: a TURN COMES when the key blocks before have added to dQi, and ENDS when every warp has
 Timeline   copies        K V Q0 dO0 Q1 dO1 : Q2 dO2, when all have read Q0 and dO0 : ...
            warpgroup 1   :S0 dP0: P0 while dP0 :dV0: dS0 while dV0 | dS0 from all |dQ0 dK0: dQ0 is added :S1 dP1: ...
            or (`direct`) ... dS0 while dV0 :dK0: while dS0 is written | dS0 from all |dQ0: dQ0 is added :S1 dP1: ...

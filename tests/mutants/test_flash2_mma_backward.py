@@ -39,7 +39,7 @@ def IN_ORDER(backend, case):  # noqa: N802
     test_agreement.test_deterministic_backward.holds(backend, case)
 
 
-@for_all(cases=lambda backend: just(replace(test_tensor_cores.IN_ORDER[0], Hq=4, Hk=2)))
+@for_all(cases=lambda backend: just(test_tensor_cores.IN_ORDER[0]))
 def ORDERS(backend, case):  # noqa: N802
     """The same bits in any order of blocks; keys far from zero, so that dQ is a small difference of large sums."""
     x, options = case.arrays(), case.options()

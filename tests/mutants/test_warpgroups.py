@@ -72,15 +72,14 @@ def KEYS(case=HEADS, QG=1, direct=False):  # noqa: N802
 def ORDERS():  # noqa: N802
     """The same bits in any order of blocks, of which three add to dQ: a small difference of large sums."""
     backend = SIMULATOR.on_tensor_cores("flash3_forward", "flash3_backward")
-    case = Case(B=1, Hq=2, Hk=1, Nq=200, Nk=170, d=8, dv=8, dtype="float16", causal=True)
+    case = Case(B=1, Hq=1, Hk=1, Nq=200, Nk=170, d=8, dv=8, dtype="float16")
     x = case.arrays()
     x = x._replace(k=(x.k + 512).astype(x.k.dtype))
     gradients = WarpgroupGradientTiles(64, 64, 64, 64)
     with warpgroup_tiles(WarpgroupTiles(64, 64, 64, 64), WgmmaTiles(64, 64, 2), gradients), POISONED.used():
         first = test_memory.both(backend, x, case.options())
-        for seed in (1, 2):
-            with options(seed=seed, blocks=3):
-                assert_same(first, test_memory.both(backend, x, case.options()))
+        with options(seed=1, blocks=3):
+            assert_same(first, test_memory.both(backend, x, case.options()))
 
 
 def SHARED():  # noqa: N802
