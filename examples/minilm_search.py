@@ -21,6 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from ml_dtypes import bfloat16
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
@@ -147,6 +148,12 @@ class MiniLM:
         return x * (self.phi[i] + z * self.slope[i])
 
 
+def on_tensor_cores(q, k, v, *, mask, kernel="auto"):
+    """flash_attention in bfloat16, which tensor cores multiply; their sums are float32."""
+    o = flash_attention(*(x.astype(bfloat16) for x in (q, k, v)), mask=mask, kernel=kernel)
+    return o.astype(q.dtype)
+
+
 def naive_attention(q, k, v, *, mask):
     """softmax(q k^T / sqrt(d)) v with the whole score matrix in memory. NumPy passes CuPy arrays on to CuPy."""
     s = np.where(mask, q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]), -np.inf)  # (B, H, N, N)
@@ -164,12 +171,15 @@ def to_numpy(x):
 
 
 # %%
-def main(limit=None, device="numpy"):
+def main(limit=None, device="numpy", tensor_cores=False):
     """Embed the first `limit` passages with both formulas, search them, print and return what was found."""
     xp = importlib.import_module(device)
     texts = stdlib_passages(limit)
     queries, embeddings, seconds = {}, {}, {}
-    for name, attention in {"numba_flash": flash_attention, "naive formula": naive_attention}.items():
+    for name, attention in {
+        "numba_flash": on_tensor_cores if tensor_cores else flash_attention,
+        "naive formula": naive_attention,
+    }.items():
         model = MiniLM(attention, xp)
         queries[name] = model.embed(QUERIES)  # first, so that compiling the kernel is not timed below
         start = time.perf_counter()
@@ -197,4 +207,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=int, help="embed only the first so many passages")
     parser.add_argument("--device", choices=["numpy", "cupy"], default="numpy")
+    parser.add_argument("--tensor-cores", action="store_true", help="attention in bfloat16")
     main(**vars(parser.parse_args()))

@@ -11,6 +11,7 @@
 #
 #     python examples/train_text.py                      # --device cupy, --steps 5000
 #     python examples/train_text.py --compare --steps 50 # beside a twin that trains on the plain formula
+#     python examples/train_text.py --tensor-cores       # attention in bfloat16, all else as before
 
 # %%
 import argparse
@@ -20,6 +21,7 @@ from functools import partial
 from pydoc_data.topics import topics
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from numba_flash import flash_attention_vjp
 
@@ -116,7 +118,7 @@ def residual(layer, x, g, *weights):
 
 
 # %% [markdown]
-# ## Attention, twice
+# ## Attention, three times
 # Positions enter through ALiBi alone: head h sees a key at distance n with its score lowered by slope[h] * n.
 
 
@@ -125,6 +127,18 @@ def flash(xp, dtype):
     """Attention that keeps o and one number a row for its gradients."""
     slopes = xp.asarray(alibi_slopes(), dtype)
     return partial(flash_attention_vjp, causal=True, alibi_slopes=slopes)
+
+
+def on_tensor_cores(xp, dtype, kernel="auto"):
+    """The same in bfloat16, which tensor cores multiply; their sums are float32."""
+    slopes = xp.asarray(alibi_slopes(), dtype)
+
+    def attend(q, k, v):
+        q, k, v = (x.astype(bfloat16) for x in (q, k, v))
+        o, pullback = flash_attention_vjp(q, k, v, causal=True, alibi_slopes=slopes, kernel=kernel)
+        return o.astype(dtype), lambda do: [gradient.astype(dtype) for gradient in pullback(do.astype(bfloat16))]
+
+    return attend
 
 
 def naive(xp, dtype):
@@ -283,10 +297,10 @@ def learning_rate(step, steps):
 
 
 # %%
-def main(steps=600, device="numpy", dtype="float32", compare=False):
+def main(steps=600, device="numpy", dtype="float32", compare=False, tensor_cores=False):
     """Train, print losses and a sample, and return the losses of each step and the last held-out loss."""
     xp = importlib.import_module(device)
-    trainers = {"numba_flash": Trainer(flash, xp, dtype)} | (
+    trainers = {"numba_flash": Trainer(on_tensor_cores if tensor_cores else flash, xp, dtype)} | (
         {"naive formula": Trainer(naive, xp, dtype)} if compare else {}
     )
     model = trainers["numba_flash"]
@@ -315,4 +329,5 @@ if __name__ == "__main__":
     parser.add_argument("--device", choices=["numpy", "cupy"], default="numpy")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--compare", action="store_true", help="train a twin on the plain formula, step by step")
+    parser.add_argument("--tensor-cores", action="store_true", help="attention in bfloat16")
     main(**vars(parser.parse_args()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from numba_flash.arrays import NUMPY, Array, wrap
+import numpy as np
+
+from numba_flash.arrays import NUMPY, NUMPY_DTYPES, Array, wrap
 from numba_flash.config import Device
 from numba_flash.ladder import BACKWARD, FORWARD, MATMUL, SOFTMAX, Rung
 from numba_flash.matmul_problem import MatmulProblem
@@ -68,7 +70,5 @@ def attention_arrays(rung: Rung, p: AttentionProblem) -> tuple[Operands, list[Ar
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Array:
-    """A contiguous array in host memory."""
-    array = wrap(NUMPY.empty(shape, dtype, None), NUMPY)
-    array.fill(0)
-    return array
+    """A contiguous array in host memory, which takes none before it is written."""
+    return wrap(np.zeros(tuple(shape), NUMPY_DTYPES[dtype]), NUMPY)

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from . import on_tensor_cores
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -93,6 +95,10 @@ def test_minilm_corpus(minilm, search):
     assert not [name for name in names if name.startswith("_") or "._" in name]
 
 
+def test_minilm_on_tensor_cores(minilm):
+    on_tensor_cores.embeddings_agree(minilm, np)
+
+
 def test_minilm_is_the_published_model(minilm):
     """The cosines that the quickstart of sentence-transformers prints for this model, to the last digit."""
     e = minilm.MiniLM().embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
@@ -137,6 +143,11 @@ def test_train_text_has_the_losses_of_the_naive_formula(train_text, dtype, steps
         assert abs(flash - naive) <= allowed
         losses.append(flash)
     assert losses[-1] < losses[0] - 0.2
+
+
+def test_train_text_on_tensor_cores(train_text):
+    """In bfloat16 the losses of float32, as far as its rounding of q, k, v, o and their gradients lets them be."""
+    on_tensor_cores.losses_agree(train_text, np)
 
 
 def test_train_text_gradients(train_text):
