@@ -13,7 +13,7 @@ def attention(dtype: str, d: int, Nq: int, Nk: int, kernel: str = "flash2", **op
     q, do = (cp.asarray(rng.standard_normal((1, 2, Nq, d)), dtype) for _ in range(2))
     k, v = (cp.asarray(rng.standard_normal((1, 1, Nk, d)), dtype) for _ in range(2))
     o, lse = nf.flash_attention(q, k, v, return_lse=True, kernel=kernel, **options)
-    if kernel in ("flash1", "flash2", "flash2_mma"):
+    if kernel in ("flash1", "flash2", "flash2_mma", "flash3"):
         for deterministic in (False, True):
             nf.flash_attention_backward(
                 do, q, k, v, o, lse, dlse=cp.ones_like(lse), deterministic=deterministic, kernel=kernel, **options

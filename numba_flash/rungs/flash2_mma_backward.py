@@ -85,10 +85,8 @@ def why_not(problem: AttentionProblem, device: Device) -> list[str]:
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds = choose_mma_tiles(CONFIGS, shared_bytes, problem, device), kind_of_adds(device)
-    filled, blocks = (
-        (problem.B, problem.Hq, round_up(problem.Nq, t.Br)),
-        problem.B * problem.Hk * cdiv(problem.Nk, t.Bc),
-    )
+    filled = problem.B, problem.Hq, round_up(problem.Nq, t.Br)
+    blocks = problem.B * problem.Hk * cdiv(problem.Nk, t.Bc)
     rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (*filled, t.D), problem.real)
     ended, steps = clear.turn_launches(problem, t, x.q)
     loads = kind_of_parts(problem, problem.d, problem.dv)

@@ -108,10 +108,8 @@ def in_rows(x: Array) -> Array:
 def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, dk: Array, dv: Array) -> list[Launch]:
     """The launches that write dq (B, Hq, Nq, d), dk (B, Hk, Nk, d) and dv (B, Hk, Nk, dv), all contiguous."""
     t, adds, boxed = tiles_of(problem), kind_of_adds(device), leaves_in_boxes(problem)
-    filled, blocks = (
-        (problem.B, problem.Hq, round_up(problem.Nq, t.Br)),
-        problem.B * problem.Hk * cdiv(problem.Nk, t.Bc),
-    )
+    filled = problem.B, problem.Hq, round_up(problem.Nq, t.Br)
+    blocks = problem.B * problem.Hk * cdiv(problem.Nk, t.Bc)
     rows, dq_sums = empty(x.q, (*filled, ROW_NUMBERS), problem.real), empty(x.q, (*filled, t.D), problem.real)
     assert x.do is not None
     (do, q, k, v), made = pad.boxable((x.do, x.q, x.k, x.v))

@@ -4,7 +4,7 @@ Paper      Dao 2023, arXiv:2307.08691, Algorithm 2, line 4
 Grid       (B*Hq*Mq / rows of a block,)     Threads 128: so many `lanes` own one of Mq rows of a head, the last of which
            fill up a tile, then one further down, `turns` altogether
 Shapes     dO, O (B, Hq, Nq, dv), LSE (B, Hq, Nq), dLSE the same or null, any strides -> rows (B, Hq, Mq, 2) float32
-           dQ (splits, B, Hq, Mq, D) in float32: becomes zeros, for the additions of the next kernel
+           dQ (B, Hq, Mq, D) in float32: becomes zeros, for the additions of the next kernel
 On chip    one partial sum a lane and row
 Invariant  dS = P*(dP - delta); since dLSE adds P*dLSE to dS, delta = rowsum(dO*O) - dLSE carries it for free
 Units      LSE in base 2: P = 2^(s*log2(e) - LSE)
