@@ -77,7 +77,7 @@ def make_flash2_mma_backward(
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
-    add_dq, (take_turns, end_last_turn) = make_add_sums(DQ, THREADS, adds), make_turns(ordered, THREADS // 32)
+    add_dq, (take_turns, end_last_turn) = make_add_sums(DQ, THREADS, adds), make_turns(ordered, tiles.warps)
     number_of_block = make_number_of_block(ordered, END)
     write_dk, write_dv = (make_write_fragments(dtype, WM, columns, pairs) for columns in (DK_COLUMNS, DV_COLUMNS))
 

@@ -139,7 +139,7 @@ def make_flash3_backward(
     write_dk, write_dv = (make_write_fragments(dtype, 16, width, False) for width in (DK_COLUMNS, DV_COLUMNS))
 
     @device
-    def turn(n):  # of query block number n of the block: its stage, and the parity of its phase
+    def stage_of(n):  # of query block number n of the block: its stage, and the parity of its phase
         n = uint32(n)
         return uint32(n % STAGES), uint32(n // STAGES & 1)
 
@@ -159,7 +159,7 @@ def make_flash3_backward(
             mbarrier_expect(smem + V_FULL, V_BYTES)
             load_v(smem + V_AT, maps, V_MAP, first_key, 0, keys, smem + V_FULL)
         for n in range(int32(group * met)):
-            (stage, parity), (over, i) = turn(n), query_block(n, block)
+            (stage, parity), (over, i) = stage_of(n), query_block(n, block)
             queries = int32(hk * group + over), b
             full = smem + Q_FULL + BARRIER_BYTES * stage
             mbarrier_wait(smem + FREE + BARRIER_BYTES * stage, parity ^ 1)
@@ -173,29 +173,38 @@ def make_flash3_backward(
                 load_do(smem + O_AT + stage * O_BYTES, maps, O_MAP, int32(i * Br), 0, queries, full)
 
     @device
+    def barriers_of_turn(smem, n):  # from where on they are, of one of two turns, and the parity of their phase
+        return smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+
+    @device
+    def place_of_turn(over, i, block, group, sizes):  # where those who have added to a query block are counted
+        (_, hk, b, _, _), (Hq, _, Nq, _, _, _) = block, sizes
+        return TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i
+
+    @device
     def await_turns(smem, turns, block, group, sizes, band):  # what another warp does where additions are ordered
-        (j, hk, b, begin, end), (Hq, _, Nq, Nk, _, _), arrives = block, sizes, elect() != 0
+        (j, _, _, begin, end), (_, _, Nq, Nk, _, _), arrives = block, sizes, elect() != 0
         for n in range(int32(group * (end - begin))):
-            (over, i), barrier, parity = query_block(n, block), smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            (over, i), (barrier, parity) = query_block(n, block), barriers_of_turn(smem, n)
             before, _ = key_blocks(i, Br, Bc, Nq, Nk, band[0], band[1])
             mbarrier_wait(barrier + TURN_FREE, parity ^ 1)
-            await_turn(turns, TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i, int32(j - before))
+            await_turn(turns, place_of_turn(over, i, block, group, sizes), int32(j - before))
             if arrives:
                 mbarrier_arrive(barrier + TURN_COMES)
 
     @device
     def end_turns(smem, turns, block, group, sizes):  # and a third one, since that takes time as well
-        (_, hk, b, begin, end), (Hq, _, Nq, _, _, _), ends = block, sizes, elect() != 0
+        (_, _, _, begin, end), ends = block, elect() != 0
         for n in range(int32(group * (end - begin))):
-            (over, i), barrier, parity = query_block(n, block), smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            (over, i), (barrier, parity) = query_block(n, block), barriers_of_turn(smem, n)
             mbarrier_wait(barrier + TURN_ENDS, parity)
             if ends:
                 mbarrier_arrive(barrier + TURN_FREE)
-            end_turn(turns, TURNS + (b * Hq + hk * group + over) * cdiv(Nq, Br) + i, ends)
+            end_turn(turns, place_of_turn(over, i, block, group, sizes), ends)
 
     @device
     def free(smem, n):  # a stage may be written again
-        stage, _ = turn(n)
+        stage, _ = stage_of(n)
         if lane() == 0:
             mbarrier_arrive(smem + FREE + BARRIER_BYTES * stage)
         cuda.syncwarp()  # its lanes go on together
@@ -214,7 +223,7 @@ def make_flash3_backward(
 
     @device
     def start_scores(state, smem, n, mine):  # lines 10 and 13: S^T = Kj Qi^T, dP^T = Vj dOi^T
-        s, dp, (kg, qg), (stage, parity) = state[0], state[1], mine, turn(n)
+        s, dp, (kg, qg), (stage, parity) = state[0], state[1], mine, stage_of(n)
         keys, queries = kg * WARPGROUP_ROWS * ROW_BYTES, qg * QUERIES * ROW_BYTES
         mbarrier_wait(smem + Q_FULL + BARRIER_BYTES * stage, parity)
         wgmma_fence()
@@ -232,7 +241,7 @@ def make_flash3_backward(
     @device
     def add_in_turn(smem, n, sums, dq):  # line 15: dQi, this warp's rows and columns
         if ordered:
-            barrier, parity = smem + BARRIER_BYTES * (n & 1), uint32(n >> 1 & 1)
+            barrier, parity = barriers_of_turn(smem, n)
             mbarrier_wait(barrier + TURN_COMES, parity)
         add_dq(sums, 0, dq)
         if ordered:
@@ -245,7 +254,7 @@ def make_flash3_backward(
     def sum_own(state, smem, n, mine, sums, words):
         """Lines 15 and 16, where a warpgroup has P and dS of all queries; line 12, dV from registers, is on its way."""
         _, dp, _, dk, dv_, dq = state
-        (kg, _), (stage, _), dS = mine, turn(n), S_AT + int32(n & 1) * S_BYTES
+        (kg, _), (stage, _), dS = mine, stage_of(n), S_AT + int32(n & 1) * S_BYTES
         write_scores(words, dS, mine, dp)
         all_written()
         start_dq(dq, smem, smem + dS, mine)
@@ -262,7 +271,7 @@ def make_flash3_backward(
     def sum_direct(state, smem, n, mine, sums, words):
         """The same, line 16 first: dK from dS in registers, before the dS of others is there."""
         _, dp, _, dk, dv_, dq = state
-        (stage, _), dS, ds = turn(n), S_AT + int32(n & 1) * S_BYTES, cuda.local.array(P, uint32)
+        (stage, _), dS, ds = stage_of(n), S_AT + int32(n & 1) * S_BYTES, cuda.local.array(P, uint32)
         round_to(ds, dp)
         wgmma_fence()
         own_dk(dk, ds, smem + Q_AT + stage * Q_BYTES)
@@ -281,7 +290,7 @@ def make_flash3_backward(
     def sum_shared(state, smem, n, mine, sums, words):
         """Lines 12, 15 and 16, where a warpgroup has P and dS of some queries, and sums up some columns."""
         s, dp, _, dk, dv_, dq = state
-        (kg, qg), (stage, _), buffer = mine, turn(n), int32(n & 1) * S_BYTES
+        (kg, qg), (stage, _), buffer = mine, stage_of(n), int32(n & 1) * S_BYTES
         keys = smem + buffer + kg * WARPGROUP_ROWS * ROW_BYTES
         write_scores(words, P_AT + buffer, mine, s)
         write_scores(words, S_AT + buffer, mine, dp)
@@ -308,7 +317,7 @@ def make_flash3_backward(
         bias, bias_strides, mask, mask_strides = views
         lse, delta = cuda.local.array(LINES, float32), cuda.local.array(LINES, float32)
         derivative = cuda.local.array(SCORES, float32)
-        stage, _ = turn(n)
+        stage, _ = stage_of(n)
         top = stage * (ROWS_BYTES // ROW_BYTES) + qg * QUERIES // ROWS_TOGETHER
         row0, col0, rg, cg = i * Br + qg * QUERIES, j * Bc, lane() % 4, kg * WARPGROUP_ROWS + row_of_thread()
         rows, words = shared_tile(ROWS_AT, ROWS_SHAPE, float32), shared_tile(0, WORDS_SHAPE, uint32)

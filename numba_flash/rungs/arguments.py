@@ -145,8 +145,8 @@ def heads_together(problem: AttentionProblem, device: Device) -> int:
 def many_together(problem: AttentionProblem, device: Device, nbytes: int) -> int:
     """How many KV heads may start together that keep so many bytes each in the cache.
 
-    One head follows another where no row's keys end before the last one: all blocks take as long; unless they add in
-    turns, which those of one head that start together begin by waiting for.
+    One head follows another where no row's keys end before the last one: all blocks take as long. Not where they add to
+    dQ in turns: those of one head, started together, would wait for one another.
     """
     several = problem.last < problem.Nk or problem.deterministic
     fitting = int(CACHED * device.l2_bytes) // max(1, nbytes) if several else 1

@@ -72,7 +72,7 @@ def offsets(t: GradientTiles) -> tuple[int, ...]:
 
 def shared_bytes(t: GradientTiles, itemsize: int) -> int:
     """In 16 bits whatever the arithmetic, but for LSE and delta of rows; and the block's number."""
-    return offsets(t)[-1] + 4 * REAL
+    return offsets(t)[-1] + clear.NUMBER
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -88,16 +88,16 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     filled = problem.B, problem.Hq, round_up(problem.Nq, t.Br)
     blocks = problem.B * problem.Hk * cdiv(problem.Nk, t.Bc)
     rows, dq_sums = empty(x.q, (*filled, 2), problem.real), empty(x.q, (*filled, t.D), problem.real)
-    ended, steps = clear.turn_launches(problem, t, x.q)
+    turns, cleared = clear.turn_launches(problem, t, x.q)
     loads = kind_of_parts(problem, problem.d, problem.dv)
     pairs = problem.d % 2 == 0 == problem.dv % 2
     config = (t, problem.dtype, loads, pairs, problem.score, adds, problem.deterministic)
     kernel = Kernel("flash2_mma_backward", config, t.threads, shared_bytes(t, REAL), t.blocks)
     assert x.do is not None
     inputs = (x.do, x.do.strides, x.q, x.q.strides, x.k, x.k.strides, x.v, x.v.strides)
-    outputs = (Written(dq_sums), ended, Written(dk), Written(dv))
+    outputs = (Written(dq_sums), turns, Written(dk), Written(dv))
     arguments = (*inputs, rows, *outputs, *score_arguments(problem, x), keys_together(problem, device, t.D))
-    made = [*rows_pass.launches(problem, x, rows, dq_sums), *steps, Launch(kernel, blocks, arguments)]
+    made = [*rows_pass.launches(problem, x, rows, dq_sums), *cleared, Launch(kernel, blocks, arguments)]
     return [*made, *collect_pass.launches(problem, t, adds, dq_sums, dq)]
 
 

@@ -85,7 +85,7 @@ def barrier_bytes(t: WarpgroupGradientTiles) -> int:
 
 def shared_bytes(t: WarpgroupGradientTiles) -> int:
     """All of that, and the block's number."""
-    return offsets(t)[-1] + barrier_bytes(t) + BARRIER_BYTES
+    return offsets(t)[-1] + barrier_bytes(t) + clear.NUMBER
 
 
 def why_not(problem: AttentionProblem, device: Device) -> list[str]:
@@ -113,14 +113,14 @@ def launches(problem: AttentionProblem, device: Device, x: Operands, dq: Array, 
     rows, dq_sums = empty(x.q, (*filled, ROW_NUMBERS), problem.real), empty(x.q, (*filled, t.D), problem.real)
     assert x.do is not None
     (do, q, k, v), made = pad.boxable((x.do, x.q, x.k, x.v))
-    ended, steps = clear.turn_launches(problem, t, x.q)
-    made += [*rows_pass.launches(problem, x, rows, dq_sums), *steps]
+    turns, cleared = clear.turn_launches(problem, t, x.q)
+    made += [*rows_pass.launches(problem, x, rows, dq_sums), *cleared]
     config = (t, problem.dtype, boxed, problem.score, adds, problem.deterministic)
     kernel = Kernel("flash3_backward", config, t.threads, shared_bytes(t))
     read = (do, tensor_map(do, t.Br), q, tensor_map(q, t.Br), k, tensor_map(k, t.Bc), v, tensor_map(v, t.Bc))
     of_rows = rows, tensor_map(in_rows(rows), t.Br // ROWS_TOGETHER)
     dk_map, dv_map = (tensor_map(a, WARPGROUP_ROWS) if boxed else NO_MAP for a in (dk, dv))
-    written = Written(dq_sums), ended, Written(dk), dk_map, Written(dv), dv_map
+    written = Written(dq_sums), turns, Written(dk), dk_map, Written(dv), dv_map
     maps = Written(map_scratch(x.q, blocks, READ_MAPS + 2 * boxed))
     arguments = (*read, *of_rows, *written, maps, *score_arguments(problem, x), keys_together(problem, device, t.D))
     return [*made, Launch(kernel, blocks, arguments), *collect_pass.launches(problem, t, adds, dq_sums, dq)]

@@ -1,4 +1,4 @@
-"""`cuda.cg`: cooperative groups, as far as blocks that run one after another allow."""
+"""`cuda.cg`: cooperative groups, as far as blocks that need not be there at the same time allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GridGroup:
             If the grid has more than one block.
         """
         if set(current().gridDim) != {1}:
-            raise NotImplementedError("the simulator cannot synchronize blocks: they run one after another")
+            raise NotImplementedError("the simulator cannot synchronize blocks: not all are there at once")
         syncthreads()
 
 

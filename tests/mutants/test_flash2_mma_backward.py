@@ -98,10 +98,10 @@ MUTANTS = [
            test_gradients.test_rows_of_ds_sum_to_dlse),
     Mutant("delta leaves elements out", ROWS, "x4[2] * y4[2] + x4[3] * y4[3]", "x4[2] * y4[2]", KEYS),
 
-    Mutant("nobody waits for a turn", TURNS, "await_turn(turns, next, before)", "pass", ORDERS),
+    Mutant("nobody waits for a turn", TURNS, "await_turn(turns, turn, before)", "pass", ORDERS),
     Mutant("a turn ends before it has begun", BACKWARD, "take_turns(turns, owed,", "take_turns(turns, turn,", ORDERS),
     Mutant("the last turn never ends", BACKWARD, "end_last_turn(turns, owed, warp)", "pass", ORDERS),
-    Mutant("blocks are numbered as they are launched", TURNS, "fetch_add(global_view(turns, 0, int32), TICKET, 1)",
+    Mutant("blocks are numbered as they are launched", TURNS, "fetch_add(global_view(turns, 0, int32), STARTED, 1)",
            "cuda.blockIdx.x", ORDERS),
     Mutant("turns are counted from anywhere", "kernels.passes.clear", "[n] = 0", "[n] = 1", ORDERS),
 ]  # fmt: skip
