@@ -129,7 +129,7 @@ def test_a_grid_of_one_block_can_synchronize():
     x = np.full(4, -5)
     kernel[1, 4](x)
     assert list(x) == [1, 2, 3, 4]
-    with pytest.raises(NotImplementedError, match="one after another"):
+    with pytest.raises(NotImplementedError, match="not all are there at once"):
         kernel[2, 2](x)
 
 
