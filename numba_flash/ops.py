@@ -7,6 +7,7 @@ from typing import Any
 
 from numba_flash.arrays import give_back, stream_handle
 from numba_flash.ladder import BACKWARD, FORWARD, check_kernel
+from numba_flash.mods import read_mod
 from numba_flash.plan import answer
 from numba_flash.planners import plan_attention, plan_backward, plan_matmul, plan_merge, plan_softmax
 from numba_flash.problem import Reasons
@@ -35,9 +36,9 @@ def flash_attention(
     r"""Exact softmax attention without the score matrix in memory.
 
     .. math:: O_i = \sum_j \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}} V_j, \qquad
-       s_{ij} = \mathrm{cap}(scale\; Q_i \cdot K_j) - slope\,|i + q\_offset - j| + bias_{ij}
+       s_{ij} = \mathrm{cap}(\mathrm{mod}(scale\; Q_i \cdot K_j)) - slope\,|i + q\_offset - j| + bias_{ij}
 
-    over the keys j that query i may see, with cap(s) = softcap*tanh(s/softcap).
+    over the keys j that query i may see, with mod the score_mod, if given, and cap(s) = softcap*tanh(s/softcap).
 
     Parameters
     ----------
@@ -62,6 +63,12 @@ def flash_attention(
         Any float dtype; added to the scores, in nats.
     mask : bool array that broadcasts to (..., Hq, Nq, Nk), optional
         True: the query may see the key.
+    score_mod : function (score, b, h, i, j) -> score, optional
+        Of real numbers and ints: `b` counts the leading axes flattened into one, `h` query heads, `i` rows and `j`
+        columns of the score matrix. It is compiled into the kernel, with the numbers and functions it closes over: see
+        `numba_flash.mods` for what it may contain. In the simulator a debugger steps through it.
+    mask_mod : function (b, h, i, j) -> bool, optional
+        The same for what a query may see, beside all other rules.
     return_lse : bool
         Also return the logarithm of each row's sum of e^s.
     kernel : str
@@ -105,7 +112,8 @@ def flash_attention(
         results = short_answer(plan_attention, settings, (q, k, v))
     else:
         operands = (q, k, v) if alibi_slopes is bias is mask is None else (q, k, v, alibi_slopes, bias, mask)
-        settings += (window, scale, softcap, score_mod, mask_mod)
+        mods = read_mod("score_mod", score_mod), read_mod("mask_mod", mask_mod)
+        settings += (window, scale, softcap, *mods)
         results = give_back(answer(plan_attention, settings, operands, stream), q)
     return tuple(results) if return_lse else results[0]
 
@@ -142,8 +150,8 @@ def flash_attention_backward(
     ----------
     do : array (..., Hq, Nq, dv)
         Gradient of o, in q's dtype.
-    q, k, v, causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, kernel, stream
-        As in the call of `flash_attention` that gave o and lse.
+    q, k, v, causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, score_mod, mask_mod, kernel, stream
+        As in the call of `flash_attention` that gave o and lse. The derivative of score_mod is found from its source.
     o, lse : arrays
         That call's results.
     dlse : array (..., Hq, Nq), optional
@@ -182,7 +190,8 @@ def flash_attention_backward(
     if plain:
         dq, dk, dv = short_answer(plan_backward, settings, operands)
     else:
-        settings += (window, scale, softcap, score_mod, mask_mod)
+        mods = read_mod("score_mod", score_mod, differentiated=True), read_mod("mask_mod", mask_mod)
+        settings += (window, scale, softcap, *mods)
         dq, dk, dv = give_back(answer(plan_backward, settings, operands + extra, stream), q)
     return dq, dk, dv
 
@@ -195,7 +204,8 @@ def flash_attention_vjp(
     Parameters
     ----------
     q, k, v, stream, **options
-        As in `flash_attention` (causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask).
+        As in `flash_attention` (causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, score_mod,
+        mask_mod).
     deterministic : bool
         As in `flash_attention_backward`.
     kernel : str

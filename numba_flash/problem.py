@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from numba_flash.arrays import ALIGNED, Array, Unreadable, fold_leading, no_array
+from numba_flash.mods import Mod, Refused
 from numba_flash.tiling import band, seen_keys
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -56,6 +57,18 @@ class ScoreOptions:
     alibi: str | None = None  # dtype of the slopes
     bias: str | None = None  # dtype of the bias
     mask: bool = False
+    score_mod: Mod | None = None
+    mask_mod: Mod | None = None
+
+    @property
+    def bends(self) -> bool:
+        """Is the score another function of the scaled product than itself and a summand?"""
+        return self.softcap or self.score_mod is not None
+
+    @property
+    def hides(self) -> bool:
+        """May it become -inf, or anything, beside what the band hides?"""
+        return self.bias is not None or self.mask or self.score_mod is not None or self.mask_mod is not None
 
 
 @dataclass(frozen=True)
@@ -142,8 +155,8 @@ def attention_request(
     alibi_slopes: Any = None,
     bias: Any = None,
     mask: Any = None,
-    score_mod: Any = None,
-    mask_mod: Any = None,
+    score_mod: Mod | Refused | None = None,
+    mask_mod: Mod | Refused | None = None,
     backward: dict[str, Any] | None = None,
     deterministic: bool = False,
 ) -> AttentionRequest:
@@ -162,9 +175,9 @@ def attention_request(
     real = "float64" if first_operand is None else real_of(first_operand.dtype)
     check_number(reasons, "scale", scale, real)
     check_number(reasons, "softcap", softcap, real, above_zero=True)
-    for key, modification in (("score_mod", score_mod), ("mask_mod", mask_mod)):
-        if modification is not None:
-            reasons.add(f"{key} is not available in this version (use bias, mask, softcap or alibi_slopes)")
+    for mod in (score_mod, mask_mod):
+        if isinstance(mod, Refused):
+            reasons.add(mod.complaint)
     if any(operands.get(key) is None for key in ("q", "k", "v")):
         reasons.raise_if_any()
     check_dtypes(reasons, operands)
@@ -178,8 +191,12 @@ def attention_request(
     offset = sizes.Nk - sizes.Nq if q_offset is None else int(q_offset)
     if alibi_slopes is not None and abs(offset) > 2**53:
         reasons.add(f"q_offset={offset} is beyond 2**53, where ALiBi's distances are no longer exact")
+    groups = fold_operands(operands)
+    if len(groups) > 1 and not score_mod is mask_mod is None:
+        reasons.add("score_mod and mask_mod need leading axes that one stride can pass through (copy the operands)")
     reasons.raise_if_any()
     assert first_operand is not None
+    assert not isinstance(score_mod, Refused) and not isinstance(mask_mod, Refused)
     o_shape = (*shapes["q"][:-1], sizes.dv)
     sides = None if window is None else tuple(None if n is None else int(n) for n in window)
     first, last = band(sizes.Nq, sizes.Nk, causal, offset, sides)
@@ -188,6 +205,8 @@ def attention_request(
         alibi=dtype_of(operands.get("alibi_slopes")),
         bias=dtype_of(operands.get("bias")),
         mask=mask is not None,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
     )
     return AttentionRequest(
         problems=[
@@ -213,7 +232,7 @@ def attention_request(
                 ),
                 group,
             )
-            for group in fold_operands(operands)
+            for group in groups
         ],
         q=first_operand,
         shapes={**shapes, "o": o_shape, "lse": o_shape[:-1]},

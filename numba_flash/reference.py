@@ -67,10 +67,19 @@ def scores(
     alibi_slopes: Any = None,
     bias: Any = None,
     mask: Any = None,
+    score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> Array:
-    """S (..., Hq, Nq, Nk): scale*q.k, then softcap, then ALiBi and bias, then -inf where nothing may be seen."""
+    """S (..., Hq, Nq, Nk): scale*q.k, score_mod, softcap, then ALiBi and bias, then -inf where nothing may be seen."""
     (Hq, Nq, d), Nk = q.shape[-3:], k.shape[-2]
     s = q @ expand_heads(k, Hq).swapaxes(-1, -2) * (1 / math.sqrt(d) if scale is None else scale)
+    keep = visible(Nq, Nk, causal, q_offset, window) & np.ones(s.shape, bool)
+    if mask is not None:
+        keep = keep & mask
+    if mask_mod is not None:
+        keep = keep & (of_pairs(mask_mod, keep) != 0)
+    if score_mod is not None:
+        s = of_pairs(score_mod, keep, s)
     if softcap is not None:
         s = softcap * np.tanh(s / softcap)
     if alibi_slopes is not None:
@@ -79,10 +88,16 @@ def scores(
         s = s - np.asarray(alibi_slopes, np.float64)[..., None, None] * distance
     if bias is not None:
         s = s + np.asarray(bias, np.float64)
-    keep = visible(Nq, Nk, causal, q_offset, window)
-    if mask is not None:
-        keep = keep & mask
     return np.where(keep, s, -np.inf)
+
+
+def of_pairs(mod: Any, keep: Array, *numbers: Array) -> Array:
+    """A mod of every pair that is kept, 0 elsewhere: of `numbers` (..., H, Nq, Nk) and of (b, h, i, j)."""
+    made = np.zeros(keep.shape)
+    flat = [x.reshape(-1, *keep.shape[-3:]) if keep.ndim > 2 else x[None, None] for x in (made, keep, *numbers)]
+    for b, h, i, j in np.argwhere(flat[1]).tolist():
+        flat[0][b, h, i, j] = mod(*(float(x[b, h, i, j]) for x in flat[2:]), b, h, i, j)
+    return made
 
 
 def attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Array]:
@@ -91,7 +106,7 @@ def attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array, Arra
     Parameters
     ----------
     q, k, v : arrays (..., Hq, Nq, d), (..., Hk, Nk, d), (..., Hk, Nk, dv)
-    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, as in `scores`
+    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, score_mod, mask_mod, as in `scores`
 
     Returns
     -------
@@ -111,7 +126,7 @@ def attention_vjp(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, **o
     """
     do, q, k, v = (np.asarray(x, np.float64) for x in (do, q, k, v))
     Hq, Hk, d = q.shape[-3], k.shape[-3], q.shape[-1]
-    scale, softcap = options.get("scale"), options.get("softcap")
+    scale, softcap, score_mod = options.get("scale"), options.get("softcap"), options.get("score_mod")
     scale = 1 / math.sqrt(d) if scale is None else scale
     ke, ve = expand_heads(k, Hq), expand_heads(v, Hq)
     p = softmax(scores(q, k, **options))
@@ -119,14 +134,29 @@ def attention_vjp(do: Array, q: Array, k: Array, v: Array, dlse: Any = None, **o
     ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True))
     if dlse is not None:
         ds = ds + p * np.asarray(dlse, np.float64)[..., None]
+    s = scale * (q @ ke.swapaxes(-1, -2))
+    if score_mod is not None:
+        bent = of_pairs(score_mod, p > 0, s)
+        ds = ds * of_pairs(derivative_of(score_mod), p > 0, s)
+        s = bent
     if softcap is not None:
-        ds = ds * (1 - np.tanh(scale * (q @ ke.swapaxes(-1, -2)) / softcap) ** 2)
+        ds = ds * (1 - np.tanh(s / softcap) ** 2)
 
     def sum_group(x: Array) -> Array:
         return x.reshape(*x.shape[:-3], Hk, Hq // Hk, *x.shape[-2:]).sum(axis=-3)
 
     dq, dk, dv = scale * (ds @ ke), scale * (ds.swapaxes(-1, -2) @ q), p.swapaxes(-1, -2) @ do
     return dq, sum_group(dk), sum_group(dv)
+
+
+def derivative_of(score_mod: Any) -> Any:
+    """d score_mod / d score, by a central difference: exact to about ten digits where the function is smooth."""
+
+    def derivative(score: float, *place: int) -> float:
+        step = 6e-6 * max(1.0, abs(score))
+        return (score_mod(score + step, *place) - score_mod(score - step, *place)) / (2 * step)
+
+    return derivative
 
 
 def merge(o1: Array, lse1: Array, o2: Array, lse2: Array) -> tuple[Array, Array]:

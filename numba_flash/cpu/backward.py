@@ -23,7 +23,7 @@ from numba_flash.cpu.compiling import compiled, inner, output, read_only, source
 from numba_flash.cpu.exponential import exp
 from numba_flash.cpu.products import product
 from numba_flash.cpu.registers import ROWS, VECTOR_BYTES
-from numba_flash.cpu.scores import Scoring, bias_and_hide, scale_and_cap, scoring_arguments, scoring_types
+from numba_flash.cpu.scores import Scoring, bias_and_hide, cap, scale_and_modify, scoring_arguments, scoring_types
 from numba_flash.cpu.tiles import BLOCK, add_rows, load_columns, load_rows, odd_vectors
 from numba_flash.cpu.turns import RUN, list_pairs, turns
 from numba_flash.tiling import cdiv
@@ -49,7 +49,7 @@ def flash2_backward(
     dlse = np.broadcast_to(q.dtype.type(0), lse.shape) if dlse is None else dlse
     dq, dk, dv = (np.zeros(x.shape, x.dtype) for x in (q, k, v))
     run = backward_kernel(q.dtype)
-    run(do, q, k, v, o, lse, dlse, *scoring_arguments(q, k, **scoring), dq, dk, dv)
+    run(do, q, k, v, o, lse, dlse, *scoring_arguments(q, k, **scoring, differentiated=True), dq, dk, dv)
     return dq, dk, dv
 
 
@@ -65,8 +65,9 @@ def make_backward(sources: int) -> Any:
     """The pass as a function that closes over the digest of its sources, and returns it."""
 
     def flash2_backward_kernel(
-        dO, Q, K, V, O, LSE, dLSE, scale, softcap, first, last, q_offset, slopes, bias, mask, dQ, dK, dV
-    ):
+        dO, Q, K, V, O, LSE, dLSE, scale, softcap, first, last, q_offset, slopes, bias, mask, score_mod, mask_mod,
+        dQ, dK, dV,
+    ):  # fmt: skip
         (B, Hq, Nq, _), (_, Hk, Nk, _) = Q.shape, K.shape
         group = Hq // Hk
         delta = np.empty((B, Hq, Nq), Q.dtype)
@@ -84,8 +85,11 @@ def make_backward(sources: int) -> Any:
                 tiles = load_keys(K[b, hk], V[b, hk], col)
                 for h in range(hk * group, (hk + 1) * group):
                     head = Head(Q[b, h], dO[b, h], LSE[b, h], delta[b, h], dQ[b, h], dK[b, hk], dV[b, hk])
-                    scoring = Scoring(scale, softcap, first, last, q_offset, slopes[b, h], bias[b, h], mask[b, h])
-                    add_run(head, scoring, tiles, row, col)
+                    rules = Scoring(
+                        scale, softcap, first, last, q_offset, slopes[b, h], bias[b, h], mask[b, h], score_mod,
+                        mask_mod, b, h, Nq, Nk, 1,
+                    )  # fmt: skip
+                    add_run(head, rules, tiles, row, col)
         return sources
 
     return flash2_backward_kernel
@@ -179,11 +183,18 @@ def add_gradients(head, scoring, tiles, row, rows, col, cols):
 def softmax_gradient(S, dP, head, scoring, row, col, cols):
     """From the products Q.K and dO.V, in place: P = e^(S - LSE) and dS = P * (dP - delta)."""
     LSE, delta = head.LSE[row : row + len(S)], head.delta[row : row + len(S)]
-    scale_and_cap(S, scoring.scale, scoring.softcap)
+    keys_first = exchanged(scoring)
     subtract_delta(dP, delta)
+    if scoring.score_mod != 0:
+        derivative = np.empty_like(S)
+        scale_and_modify(S, derivative, keys_first, col, row)
+        dP *= derivative
+    else:
+        scale_and_modify(S, S, keys_first, col, row)
+    cap(S, scoring.softcap)
     if scoring.softcap > 0:
         through_cap(dP, S, scoring.softcap)
-    bias_and_hide(S, exchanged(scoring), col, row, cols)
+    bias_and_hide(S, keys_first, col, row, cols)
     for r in range(S.shape[0]):
         lse = S.dtype.type(0) if LSE[r] == -np.inf else LSE[r]
         for c in range(S.shape[1]):
@@ -192,14 +203,17 @@ def softmax_gradient(S, dP, head, scoring, row, col, cols):
     for x in range(p.size):  # one long loop: rows are short
         s = p[x]
         p[x] = exp(s)
-        ds[x] = hidden if s == -np.inf else p[x] * ds[x]
+        ds[x] = hidden if p[x] == 0 else p[x] * ds[x]  # even where a derivative is infinite
 
 
 @inner
 def exchanged(scoring):
     """The rules seen from the keys' side, for tiles with a row per query and a lane per key."""
     first, last, q_offset = -scoring.last, -scoring.first, -scoring.q_offset
-    return Scoring(scoring.scale, scoring.softcap, first, last, q_offset, scoring.slope, scoring.bias.T, scoring.mask.T)
+    return Scoring(
+        scoring.scale, scoring.softcap, first, last, q_offset, scoring.slope, scoring.bias.T, scoring.mask.T,
+        scoring.score_mod, scoring.mask_mod, scoring.b, scoring.h, scoring.Nq, scoring.Nk, scoring.rows,
+    )  # fmt: skip
 
 
 @inner

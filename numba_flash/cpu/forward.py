@@ -25,7 +25,7 @@ from numba_flash.cpu.compiling import compiled, inner, output, read_only, source
 from numba_flash.cpu.exponential import exp
 from numba_flash.cpu.products import product
 from numba_flash.cpu.registers import ROWS, VECTOR_BYTES
-from numba_flash.cpu.scores import Scoring, bias_and_hide, scale_and_cap, scoring_arguments, scoring_types
+from numba_flash.cpu.scores import Scoring, bias_and_hide, cap, scale_and_modify, scoring_arguments, scoring_types
 from numba_flash.cpu.tiles import BLOCK, load_columns, load_rows
 from numba_flash.tiling import cdiv
 
@@ -49,6 +49,8 @@ def flash2_forward(q: Any, k: Any, v: Any, **scoring: Any) -> tuple[Any, Any]:
         s = s - slope * |i + q_offset - j|.
     bias, mask : (B, Hq, Nq, Nk) arrays, of q's dtype and of bool, optional
         s = s + bias; s = -inf where mask is False.
+    score_mod, mask_mod : Mod, optional
+        s = score_mod(s, b, h, i, j), before the softcap; s = -inf where mask_mod is False.
 
     Returns
     -------
@@ -72,15 +74,20 @@ def forward_kernel(dtype: np.dtype) -> Any:
 def make_forward(sources: int) -> Any:
     """The pass as a function that closes over the digest of its sources, and returns it."""
 
-    def flash2_forward_kernel(Q, K, V, scale, softcap, first, last, q_offset, slopes, bias, mask, O, LSE):
-        B, Hq, Nq, _ = Q.shape
+    def flash2_forward_kernel(
+        Q, K, V, scale, softcap, first, last, q_offset, slopes, bias, mask, score_mod, mask_mod, O, LSE
+    ):
+        (B, Hq, Nq, _), Nk = Q.shape, K.shape[2]
         group = Hq // K.shape[1]
         Tr = cdiv(Nq, BLOCK)
         for task in prange(B * Hq * Tr):
             b, h, n = task // (Hq * Tr), task // Tr % Hq, task % Tr
             i = n // 2 if n % 2 == 0 else Tr - 1 - n // 2
-            scoring = Scoring(scale, softcap, first, last, q_offset, slopes[b, h], bias[b, h], mask[b, h])
-            attend(Q[b, h], K[b, h // group], V[b, h // group], scoring, i * BLOCK, O[b, h], LSE[b, h])
+            rules = Scoring(
+                scale, softcap, first, last, q_offset, slopes[b, h], bias[b, h], mask[b, h], score_mod, mask_mod,
+                b, h, Nq, Nk, 0,
+            )  # fmt: skip
+            attend(Q[b, h], K[b, h // group], V[b, h // group], rules, i * BLOCK, O[b, h], LSE[b, h])
         return sources
 
     return flash2_forward_kernel
@@ -105,7 +112,8 @@ def attend(Q, K, V, scoring, row, O, LSE):
         load_rows(Vj, V, col, cols)
         product(St[: max(cols, ROWS)], Kj, Qt, d)  # S = Qi Kj^T
         S = St[:cols]
-        scale_and_cap(S, scoring.scale, scoring.softcap)
+        scale_and_modify(S, S, scoring, row, col)
+        cap(S, scoring.softcap)
         bias_and_hide(S, scoring, row, col, rows)
         online_softmax(S, m, l, alpha, p_sum)
         product(PVt, Vj.T, S, cols)  # O = diag(alpha) O + P Vj

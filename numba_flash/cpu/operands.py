@@ -34,4 +34,6 @@ def scoring(problem: AttentionProblem, x: Operands) -> dict[str, Any]:
         "alibi_slopes": real_distinct(x.slopes, problem),
         "bias": real_distinct(x.bias, problem),
         "mask": None if x.mask is None else x.mask.data,
+        "score_mod": problem.score.score_mod,
+        "mask_mod": problem.score.mask_mod,
     }

@@ -68,14 +68,14 @@ def make_probabilities(piece: AnyPiece):
 
 @cache
 def make_score_gradient(score: ScoreOptions):
-    """Make score_gradient(p, dp, derivative, delta): dS = P*(dP - delta), times softcap's derivative, of one pair."""
-    SOFTCAP, HIDES = score.softcap, score.bias is not None or score.mask
+    """Make score_gradient(p, dp, derivative, delta): dS = P*(dP - delta), times a bent score's derivative."""
+    BENDS, HIDES = score.bends, score.hides
     ZERO = number("float32").zero
 
     @device
     def score_gradient(p, dp, derivative, delta):
         ds = p * (dp - delta)
-        if SOFTCAP:
+        if BENDS:
             ds *= derivative
         return ZERO if HIDES and p == ZERO else ds  # dP of a key that a mask hides may be infinite or NaN
 
@@ -102,8 +102,8 @@ def make_score_gradients(piece: AnyPiece, score: ScoreOptions):
 def make_gradient_base2(piece: AnyPiece, score: ScoreOptions):
     """Make gradient(s, dp, derivative, factor, LSE_log2, delta): s becomes P, dp becomes dS, in float32.
 
-    P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times softcap's derivative; LSE_log2 and delta of the piece's
-    rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
+    P = 2^(factor*s - LSE_log2) and dS = P*(dP - delta), times the `derivative` of a score that bends; LSE_log2 and
+    delta of the piece's rows are local arrays. What the band hides may be infinite or NaN until `make_hide_gradient`.
     """
     TM, TN = piece.TM, piece.TN
     at, score_gradient = make_element(piece), make_score_gradient(score)

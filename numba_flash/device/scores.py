@@ -1,4 +1,4 @@
-"""From the product q.k to the score that softmax sees: scale, softcap, ALiBi, bias, masks, in this order.
+"""From the product q.k to the score that softmax sees: scale, score_mod, softcap, ALiBi, bias, masks, in this order.
 
 Every thread holds a `Piece` of a score tile at (row0, col0).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 from numba import int32
 
@@ -14,8 +15,9 @@ from numba_flash.config import AnyPiece
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
-from numba_flash.problem import ScoreOptions
+from numba_flash.problem import ScoreOptions, real_of
 from numba_flash.ptx import device
+from numba_flash.simulator import SIMULATED
 
 
 @device
@@ -29,12 +31,13 @@ def strides_within(strides, inside):
 
 
 @cache
-def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
-    """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., mask, ...).
+def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated: bool = False):
+    """Make modify(s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, ..., b, h).
 
-    It turns products s into scores with scale, softcap, ALiBi, bias and mask, and with softcap sets `derivative` to
-    that of the capped score by the scaled product. `bias` and `mask` are views of one head, each followed by its
-    (batch, head, row, column) strides; pairs beyond Nq or Nk are not read.
+    It turns products s into scores of head h of batch entry b. Where that bends them it sets `derivative` to that of
+    the score by the scaled product; for a score_mod only if `differentiated`. `bias` and `mask` are views of one head,
+    each followed by its (batch, head, row, column) strides; pairs beyond Nq or Nk are not read, and a mod meets the
+    last row or column in their place.
     """
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
@@ -42,7 +45,9 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
     N = number(dtype)
     ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
     SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
+    SCORE_MOD, MASK_MOD, DIFFERENTIATED = score.score_mod is not None, score.mask_mod is not None, differentiated
     bias_to_real = number(score.bias or dtype).to_real
+    score_mod, mask_mod = make_mods(score, dtype, differentiated)
 
     @device
     def modify(
@@ -62,14 +67,28 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
         bias_strides,
         mask,
         mask_strides,
+        b,
+        h,
     ):
         for x in range(TM * TN):
             s[x] *= scale
+        if SCORE_MOD:
+            for r in range(TM):
+                row = int32(min(row0 + row_of(rg, r), Nq - 1))
+                for c in range(TN):
+                    col = int32(min(col0 + column_of(cg, c), Nk - 1))
+                    if DIFFERENTIATED:
+                        s[at(r, c)], derivative[at(r, c)] = score_mod(s[at(r, c)], b, h, row, col)
+                    else:
+                        s[at(r, c)] = score_mod(s[at(r, c)], b, h, row, col)
         if SOFTCAP:
             for x in range(TM * TN):
                 t = REAL(math.tanh(s[x] / softcap))
                 s[x] = softcap * t
-                derivative[x] = ONE - t * t
+                if SCORE_MOD and DIFFERENTIATED:
+                    derivative[x] *= ONE - t * t
+                else:
+                    derivative[x] = ONE - t * t
         if ALIBI:
             for r in range(TM):
                 for c in range(TN):
@@ -94,8 +113,26 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str):
                     row, col = row_of(0, r), column_of(0, c)
                     if row < height and col < width and mask[start + row * down + col * across] == 0:
                         s[at(r, c)] = NEG_INF
+        if MASK_MOD:
+            for r in range(TM):
+                row = int32(min(row0 + row_of(rg, r), Nq - 1))
+                for c in range(TN):
+                    if not mask_mod(b, h, row, int32(min(col0 + column_of(cg, c), Nk - 1))):
+                        s[at(r, c)] = NEG_INF
 
     return modify
+
+
+def make_mods(score: ScoreOptions, dtype: str, differentiated: bool) -> tuple[Any, Any]:
+    """score_mod, or what gives its derivative, too, and mask_mod as device functions; None for the ones not given."""
+    real, compiled = real_of(dtype), not SIMULATED
+    made: dict[str, Any] = {}
+    if score.score_mod is not None:
+        make = score.score_mod.value_and_derivative if differentiated else score.score_mod.value
+        made["score_mod"] = device(make(real, compiled))
+    if score.mask_mod is not None:
+        made["mask_mod"] = device(score.mask_mod.value(real, compiled))
+    return made.get("score_mod"), made.get("mask_mod")
 
 
 @cache
@@ -173,14 +210,14 @@ def make_slope(score: ScoreOptions, dtype: str):
 def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
     """Make gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta): s becomes P, dp becomes dS.
 
-    P = e^(s - LSE) and dS = P*(dP - delta), times softcap's derivative. Rows beyond Nq and rows that saw no key get
-    LSE = +inf here, which makes their P zero.
+    P = e^(s - LSE) and dS = P*(dP - delta), times the `derivative` of a score that bends. Rows beyond Nq and rows that
+    saw no key get LSE = +inf here, which makes their P zero.
     """
     TM, TN = piece.TM, piece.TN
     (row_of, _), at = make_rows_and_columns(piece), make_element(piece)
     N = number(dtype)
     ZERO, NEG_INF, POS_INF, exp = N.zero, N.neg_inf, -N.neg_inf, N.exp
-    SOFTCAP = score.softcap
+    BENDS = score.bends
 
     @device
     def gradient(s, dp, derivative, rg, row0, Nq, LSE, LSE_strides, delta):
@@ -195,7 +232,7 @@ def make_gradient(piece: AnyPiece, score: ScoreOptions, dtype: str):
                 p = exp(s[at(r, c)] - lse)
                 s[at(r, c)] = p
                 ds = p * (dp[at(r, c)] - delta_row)
-                if SOFTCAP:
+                if BENDS:
                     ds *= derivative[at(r, c)]
                 dp[at(r, c)] = ZERO if p == ZERO else ds  # dP of a hidden key may be infinite or NaN
 

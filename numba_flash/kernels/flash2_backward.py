@@ -68,7 +68,7 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
     multiply_qk, multiply_dov = make_multiply_abt(scores, D, REAL), make_multiply_abt(scores, DV, REAL)
     multiply_ptdo = make_multiply_atb(values, Br, REAL)
     multiply_dstq, multiply_dsk = make_multiply_atb(keys, Br, REAL), make_multiply_ab(queries, Bc, REAL)
-    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
+    modify, hide = make_modify(scores, score, dtype, differentiated=True), make_hide(scores, dtype)
     gradient, slope_of = make_gradient(scores, score, dtype), make_slope(score, dtype)
     store_piece = make_store_piece(scores)
     write_dk = make_write_rows(keys, dtype, loads != "elements")
@@ -119,7 +119,7 @@ def make_flash2_backward_keys(tiles: Tiles, dtype: str, loads: Loads, score: Sco
                 multiply_qk(s, Qi, Kj, rg, cg)  # line 10: S = Qi Kj^T
                 modify(
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                    bias_h, bias_strides, mask_h, mask_strides,
+                    bias_h, bias_strides, mask_h, mask_strides, b, h,
                 )  # fmt: skip
                 if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                     hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)
@@ -169,7 +169,7 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
     place = make_place(CG)
     multiply_qk, multiply_dov = make_multiply_abt(scores, D, REAL), make_multiply_abt(scores, DV, REAL)
     multiply_dsk = make_multiply_ab(queries, Bc, REAL)
-    modify, hide = make_modify(scores, score, dtype), make_hide(scores, dtype)
+    modify, hide = make_modify(scores, score, dtype, differentiated=True), make_hide(scores, dtype)
     gradient, slope_of = make_gradient(scores, score, dtype), make_slope(score, dtype)
     store_piece = make_store_piece(scores)
     write_dq = make_write_rows(queries, dtype, loads != "elements")
@@ -219,7 +219,7 @@ def make_flash2_backward_queries(tiles: Tiles, dtype: str, loads: Loads, score: 
             multiply_qk(s, Qi, Kj, rg, cg)
             modify(
                 s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                bias_h, bias_strides, mask_h, mask_strides,
+                bias_h, bias_strides, mask_h, mask_strides, b, h,
             )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)

@@ -73,7 +73,7 @@ def make_flash2_mma_backward(
     other_ptdo = make_multiply_tiles_mma(dtype, values, WN, Br, DV, False)
     other_dstq = make_multiply_tiles_mma(dtype, keys, WN, Br, D, False)
     multiply_dsk = make_multiply_tiles_mma(dtype, queries, Bc, Br, D, True)
-    modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
+    modify, hide = make_modify(scores, score, dtype, differentiated=True), make_hide_gradient(scores)
     gradient, read_rows = make_gradient_base2(scores, score), make_read_rows(ROWS)
     slope_of = make_slope(score, dtype)
     round_to, store_words = make_round(dtype, products), make_store_words(WM, WN, Br)
@@ -149,7 +149,7 @@ def make_flash2_mma_backward(
                 if MODIFIES:
                     modify(
                         s, derivative, rg, cg, i * Br + query, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                        bias_h, bias_strides, mask_h, mask_strides,
+                        bias_h, bias_strides, mask_h, mask_strides, b, h,
                     )  # fmt: skip
                 if MODIFIES:
                     cuda.syncwarp()  # no hazard: it only keeps the next loads from taking registers earlier

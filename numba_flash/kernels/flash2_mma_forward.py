@@ -111,7 +111,7 @@ def make_flash2_mma_forward(tiles: Tiles, dtype: str, loads: Loads, stores: Stor
             if not folded:
                 modify(
                     s, derivative, rg, cg, i * Br, j * Bc, Nq, Nk, scale, softcap, slope, q_offset,
-                    bias_h, bias_strides, mask_h, mask_strides,
+                    bias_h, bias_strides, mask_h, mask_strides, b, h,
                 )  # fmt: skip
             if not all_visible(i * Br, j * Bc, Br, Bc, Nk, first, last):
                 hide(s, rg, cg, i * Br, j * Bc, Nk, first, last)

@@ -129,7 +129,7 @@ def make_flash3_backward(
         make_issue(dtype, width, Br, S_PANEL, Q_PANEL, b_across=True) for width in (DV_COLUMNS, DK_COLUMNS)
     )
     issue_dq = make_issue(dtype, DQ_COLUMNS, Bc, S_PANEL, KV_PANEL, a_across=True, b_across=True, fresh=True)
-    modify, hide = make_modify(scores, score, dtype), make_hide_gradient(scores)
+    modify, hide = make_modify(scores, score, dtype, differentiated=True), make_hide_gradient(scores)
     read_rows, slope_of = make_read_boxed_rows(LINES), make_slope(score, dtype)
     probabilities, score_gradients = make_probabilities(scores), make_score_gradients(scores, score)
     round_to, write_panel = make_round(dtype, scores), make_write_panel(dtype, QUERIES)
@@ -312,7 +312,7 @@ def make_flash3_backward(
     def meet(state, smem, n, i, j, mine, sums, scoring):
         """Algorithm 2, lines 8 to 16, of one query block: number n of the block's life, number i of its head."""
         s, dp, p, _, dv_, _ = state
-        (kg, qg), (sizes, band, factors, views) = mine, scoring
+        (kg, qg), (sizes, band, factors, views, (b, h)) = mine, scoring
         (_, _, Nq, Nk, _, _), (first, last, q_offset), (scale, softcap, slope) = sizes, band, factors
         bias, bias_strides, mask, mask_strides = views
         lse, delta = cuda.local.array(LINES, float32), cuda.local.array(LINES, float32)
@@ -328,7 +328,7 @@ def make_flash3_backward(
         if MODIFIES:
             modify(
                 s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, bias_strides, mask,
-                mask_strides,
+                mask_strides, b, h,
             )  # fmt: skip
         read_rows(lse, delta, rows, top)
         probabilities(s, LOG2_E if MODIFIES else scale * LOG2_E, lse)  # line 11
@@ -371,7 +371,7 @@ def make_flash3_backward(
             bias_h = global_view(bias, head(bias_strides, b, h), BIAS)
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
-            scoring = sizes, band, (scale, softcap, slope), (bias_h, bias_strides, mask_h, mask_strides)
+            scoring = sizes, band, (scale, softcap, slope), (bias_h, bias_strides, mask_h, mask_strides), (b, h)
             for left in range(end - begin, 0, -1):
                 i = int32(begin + left - 1)
                 sums = global_view(dQ, (first_sum + i) * (Br * D), float32)

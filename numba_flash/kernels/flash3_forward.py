@@ -245,7 +245,7 @@ def make_flash3_forward(
 
     @device
     def to_scores(s, edge, rows, col0, scoring):  # products become scores
-        (rg, cg, row0), (sizes, band, factors, views, _) = rows, scoring
+        (rg, cg, row0), (sizes, band, factors, views, (b, h), _) = rows, scoring
         (_, _, Nq, Nk, _, _), (first, last, q_offset) = sizes, band
         if not folded:
             scale, softcap, slope = factors
@@ -253,7 +253,7 @@ def make_flash3_forward(
             derivative = cuda.local.array(SCORES, float32)
             modify(
                 s, derivative, rg, cg, row0, col0, Nq, Nk, scale, softcap, slope, q_offset, bias, bias_strides, mask,
-                mask_strides,
+                mask_strides, b, h,
             )  # fmt: skip
         if edge:
             ahead = row0 - col0
@@ -340,7 +340,7 @@ def make_flash3_forward(
             mask_h = global_view(mask, head(mask_strides, b, h), uint8)
             slope = slope_of(global_view(slopes, head(slopes_strides, b, h), SLOPE), 0)
             views, factors = (bias_h, bias_strides, mask_h, mask_strides), (scale, softcap, slope)
-            Qi, scoring = smem + slot * SLOT_BYTES + mine * ROW_BYTES, (sizes, band, factors, views, unit)
+            Qi, scoring = smem + slot * SLOT_BYTES + mine * ROW_BYTES, (sizes, band, factors, views, (b, h), unit)
             n = attend((s, p, acc, m, l, alpha), smem, Qi, me, n, before, (rg, cg, row0), keys, scoring)
             bh = b * Hq + h * packed
             finish(acc, m, l, global_view(LSE, bh * Nq, float32), rg, cg, row0, Nq)  # line 19

@@ -172,6 +172,7 @@ def plain_reasons(problem: AttentionProblem, blocks: int) -> list[str]:
     """Why a rung before flash2 cannot solve the problem in a grid of so many blocks; empty if it can."""
     score = problem.score
     options = {"softcap": score.softcap, "alibi_slopes": score.alibi, "bias": score.bias, "mask": score.mask}
+    options |= {"score_mod": score.score_mod is not None, "mask_mod": score.mask_mod is not None}
     reasons = [f"{name} needs flash2 or a later rung" for name, given in options.items() if given]
     return reasons + width_reasons(problem) + grid_reasons(blocks)
 

@@ -13,12 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from numba_flash.reference import Array, expand_heads, visible
+from numba_flash.mods import Mod, read_mod
+from numba_flash.reference import Array, expand_heads, of_pairs, visible
 
 NUDGE = 2  # units in the last place: what `ex2.approx` may be off
 STEP = 16  # terms that one `mma` adds to a sum
 SLACK = 8
-BETWEEN = ("softcap", "alibi_slopes", "bias", "mask")  # what comes between a product and its exponential
+BETWEEN = (
+    "score_mod",
+    "mask_mod",
+    "softcap",
+    "alibi_slopes",
+    "bias",
+    "mask",
+)  # what comes between a product and its exponential
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ def naive_attention(q: Array, k: Array, v: Array, **options: Any) -> tuple[Array
     Parameters
     ----------
     q, k, v : arrays (..., Hq, Nq, d), (..., Hk, Nk, d), (..., Hk, Nk, dv)
-    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, as in `numba_flash.flash_attention`
+    **options : causal, q_offset, window, scale, softcap, alibi_slopes, bias, mask, score_mod, mask_mod, as in
+        `numba_flash.flash_attention`
 
     Returns
     -------
@@ -179,7 +188,7 @@ def evaluations(*operands: Array, stored: Any = None) -> list[tuple[Evaluation, 
 
 @dataclass(frozen=True)
 class Naive:
-    """What one evaluation leaves for its gradient: S, P and softcap's derivative (..., Hq, Nq, Nk), O and LSE.
+    """What one evaluation leaves for its gradient: S, P and the score's derivative (..., Hq, Nq, Nk), O and LSE.
 
     S*unit is in powers of 2 if the evaluation is in base 2, else `unit` is 1 and S in powers of e.
     """
@@ -233,11 +242,14 @@ def naive_scores(
     alibi_slopes: Any = None,
     bias: Any = None,
     mask: Any = None,
+    score_mod: Any = None,
+    mask_mod: Any = None,
 ) -> tuple[Array, Array]:
-    """S, -inf where nothing may be seen, and softcap's derivative, in q's dtype."""
+    """S, -inf where nothing may be seen, and its derivative by the scaled product, in q's dtype."""
     Nq, Nk, real = q.shape[-2], k.shape[-2], q.dtype.type
     kt, by = k.swapaxes(-1, -2), factor(q, scale)
     s = how.multiply(q * by, kt) if how.scale_first else how.multiply(q, kt) * by
+    s, bent = bend(how, s, score_mod)
     t = np.zeros_like(s) if softcap is None else how.rounded(np.tanh(s / real(softcap)))
     s = s if softcap is None else real(softcap) * t
     if alibi_slopes is not None:
@@ -248,7 +260,21 @@ def naive_scores(
         s = s + np.asarray(bias).astype(real)
     keep = visible(Nq, Nk, causal, q_offset, window)
     keep = keep if mask is None else keep & mask
-    return np.where(keep, how.rounded(s), real(-np.inf)), 1 - t * t
+    keep = keep if mask_mod is None else keep & (of_pairs(mask_mod, np.ones(s.shape, bool)) != 0)
+    return np.where(keep, how.rounded(s), real(-np.inf)), bent * (1 - t * t)
+
+
+def bend(how: Evaluation, s: Array, score_mod: Any) -> tuple[Array, Any]:
+    """score_mod of every score, and its derivative, in s's dtype."""
+    if score_mod is None:
+        return s, 1
+    mod = read_mod("score_mod", score_mod, differentiated=True)
+    assert isinstance(mod, Mod)
+    function, scores = mod.value_and_derivative(s.dtype.name, compiled=False), how.rounded(s)
+    flat = scores.reshape(-1, *s.shape[-3:]) if s.ndim > 2 else scores[None, None]
+    pairs = [function(x, *place) for place, x in np.ndenumerate(flat)]
+    made = np.array(pairs, s.dtype).reshape(*s.shape, 2)
+    return how.rounded(made[..., 0]), how.rounded(made[..., 1])
 
 
 def evaluate_gradients(
