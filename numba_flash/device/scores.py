@@ -36,8 +36,8 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
 
     It turns products s into scores of head h of batch entry b. Where that bends them it sets `derivative` to that of
     the score by the scaled product; for a score_mod only if `differentiated`. `bias` and `mask` are views of one head,
-    each followed by its (batch, head, row, column) strides; pairs beyond Nq or Nk are not read, and a mod meets the
-    last row or column in their place.
+    each followed by its (batch, head, row, column) strides; pairs beyond Nq or Nk are not read, and a mod that
+    looks numbers up meets the last row or column in their place.
     """
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
@@ -48,6 +48,7 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
     SCORE_MOD, MASK_MOD, DIFFERENTIATED = score.score_mod is not None, score.mask_mod is not None, differentiated
     bias_to_real = number(score.bias or dtype).to_real
     score_mod, mask_mod = make_mods(score, dtype, differentiated)
+    within = existing if any(mod and mod.indexes for mod in (score.score_mod, score.mask_mod)) else any_place
 
     @device
     def modify(
@@ -74,9 +75,9 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
             s[x] *= scale
         if SCORE_MOD:
             for r in range(TM):
-                row = int32(min(row0 + row_of(rg, r), Nq - 1))
+                row = within(row0 + row_of(rg, r), Nq)
                 for c in range(TN):
-                    col = int32(min(col0 + column_of(cg, c), Nk - 1))
+                    col = within(col0 + column_of(cg, c), Nk)
                     if DIFFERENTIATED:
                         s[at(r, c)], derivative[at(r, c)] = score_mod(s[at(r, c)], b, h, row, col)
                     else:
@@ -115,12 +116,24 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
                         s[at(r, c)] = NEG_INF
         if MASK_MOD:
             for r in range(TM):
-                row = int32(min(row0 + row_of(rg, r), Nq - 1))
+                row = within(row0 + row_of(rg, r), Nq)
                 for c in range(TN):
-                    if not mask_mod(b, h, row, int32(min(col0 + column_of(cg, c), Nk - 1))):
+                    if not mask_mod(b, h, row, within(col0 + column_of(cg, c), Nk)):
                         s[at(r, c)] = NEG_INF
 
     return modify
+
+
+@device
+def existing(n, count):
+    """Number n of `count` rows or columns; the last one for those beyond."""
+    return int32(min(n, count - 1))
+
+
+@device
+def any_place(n, count):
+    """Number n, be it beyond the last one."""
+    return int32(n)
 
 
 def make_mods(score: ScoreOptions, dtype: str, differentiated: bool) -> tuple[Any, Any]:

@@ -47,6 +47,15 @@ class Mod:
         """
         return made(self, real, compiled, True)
 
+    @property
+    def indexes(self) -> bool:
+        """Does it look numbers up? Then it must not meet rows and columns that do not exist."""
+        return any(isinstance(node, ast.Subscript) for node in ast.walk(self.tree))
+
+    def source(self, differentiated: bool = False) -> str:
+        """What kernels compute, as Python: the value, or (value, derivative by the score)."""
+        return ast.unparse(definition(self, differentiated))
+
     def check(self, differentiated: bool) -> None:
         """Raise ModError if it cannot be translated, or has no derivative."""
         definition(self, differentiated)
@@ -71,41 +80,55 @@ def made(mod: Mod, real: str, compiled: bool, differentiated: bool) -> Callable[
     """The function itself; a debugger finds its lines where the user wrote them."""
     tree = definition(mod, differentiated)
     if compiled:
-        tree = WithoutBreakpoints().visit(ast.parse(ast.unparse(tree)).body[0])
+        tree = ast.fix_missing_locations(ForMachines().visit(ast.parse(ast.unparse(tree)).body[0]))
     names = names_for(real, numpy=not compiled)
     exec(compile(ast.Module([tree], []), mod.file if not compiled else f"<{mod.kind}>", "exec"), names)
     function = names[tree.name]
     return function if compiled else quiet(function)
 
 
-class WithoutBreakpoints(ast.NodeTransformer):
-    """Machine code has none."""
+class ForMachines(ast.NodeTransformer):
+    """No breakpoints; and a number is looked up by comparisons, which become selects: numba would branch, and raise."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
-        return ast.copy_location(ast.Pass(), node)
+        return ast.Pass()
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        assert isinstance(node.value, ast.Tuple)
+        *others, found = node.value.elts
+        for n in reversed(range(len(others))):
+            either = [ast.Compare(node.slice, [ast.Eq()], [ast.Constant(x)]) for x in (n, n - len(node.value.elts))]
+            found = ast.IfExp(ast.BoolOp(ast.Or(), list[ast.expr](either)), others[n], found)
+        return found
 
 
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, beyond the domain of a function as silent as machine code is: hidden scores are computed, too."""
+    """The same of Python's ints, and silent beyond the domain of a function: hidden scores are computed, too."""
 
     def mod(*arguments: Any) -> Any:
+        *score, b, h, i, j = arguments
         with np.errstate(all="ignore"):
-            return function(*arguments)
+            return function(*score, int(b), int(h), int(i), int(j))
 
     return mod
 
 
 def read_mod(kind: str, function: Any, differentiated: bool = False) -> Mod | Refused | None:
-    """What a caller gave for score_mod or mask_mod; None stays None."""
-    if function is None or isinstance(function, Mod | Refused):
+    """What a caller gave for score_mod or mask_mod; None stays None, and a Mod itself."""
+    if function is None or isinstance(function, Refused):
         return function
     function = getattr(function, "py_func", function)  # numba's functions have their Python function
-    if not isinstance(function, FunctionType):
+    if not isinstance(function, FunctionType | Mod):
         return Refused(f"{kind}={function!r} (needs a Python function of ({', '.join(PARAMETERS[kind])}))")
     try:
-        tree = resolve(function, PARAMETERS[kind])
-        mod = Mod(kind, ast.unparse(tree), function.__code__.co_filename, tree)
+        mod = function if isinstance(function, Mod) else mod_of(kind, function)
         mod.check(differentiated and kind == "score_mod")
     except ModError as error:
         return Refused(f"{kind}: {error}")
     return mod
+
+
+def mod_of(kind: str, function: FunctionType) -> Mod:
+    """A function as a mod, if it can be one."""
+    tree = resolve(function, PARAMETERS[kind])
+    return Mod(kind, ast.unparse(tree), function.__code__.co_filename, tree)

@@ -101,6 +101,8 @@ class Resolver(ast.NodeTransformer):
         arguments = [self.visit(x) for x in node.args]
         if is_known(called):
             return ast.copy_location(ast.Call(ast.Name(KNOWN[called], ast.Load()), arguments, []), node)
+        if called is builtins.len and len(arguments) == 1 and isinstance(arguments[0], ast.Tuple):
+            return ast.copy_location(ast.Constant(len(arguments[0].elts)), node)
         called = getattr(called, "py_func", called)  # of a function that numba compiles
         if called is builtins.breakpoint:
             return ast.copy_location(ast.Call(ast.Name("breakpoint", ast.Load()), [], []), node)
@@ -110,15 +112,19 @@ class Resolver(ast.NodeTransformer):
 
     def value_of(self, node: ast.expr) -> Any:
         """What a name or an attribute of a module means."""
-        if isinstance(node, ast.Name) and node.id not in self.bound:
+        if isinstance(node, ast.Name) and not self.is_bound(node):
             if node.id in self.names:
                 return self.names[node.id]
             raise self.refuse(f"{node.id} is not defined", node)
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and not self.is_bound(node.value):
             owner = self.value_of(node.value)
             if isinstance(owner, ModuleType) and hasattr(owner, node.attr):
                 return getattr(owner, node.attr)
         raise self.refuse(f"a mod cannot use {ast.unparse(node)}", node)
+
+    def is_bound(self, node: ast.expr) -> bool:
+        """Is it a name that the function gives a value itself?"""
+        return isinstance(node, ast.Name) and node.id in self.bound
 
     def constant(self, value: Any, node: ast.expr) -> ast.expr:
         """A number, or a tuple of numbers, from outside."""

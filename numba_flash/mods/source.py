@@ -11,7 +11,7 @@ AnyFunction = ast.FunctionDef | ast.Lambda
 
 
 class ModError(Exception):
-    """Why a mod cannot be compiled: the reason, where, and the user's line."""
+    """Why a mod cannot be compiled: where, the user's line, and below it the reason."""
 
     def __init__(self, reason: str, node: ast.AST | None = None, file: str = "") -> None:
         super().__init__(reason)
@@ -21,7 +21,7 @@ class ModError(Exception):
         line = getattr(self.node, "lineno", None)
         if line is None:
             return self.reason
-        return f"{self.reason}\n    {self.file}:{line}: {linecache.getline(self.file, line).strip()}"
+        return f"{self.file}:{line}: {linecache.getline(self.file, line).strip()}\n    {self.reason}"
 
 
 def tree_of(function: FunctionType) -> AnyFunction:

@@ -1,7 +1,8 @@
 """Step 3: every expression of a mod gets a kind, and is computed in the dtype that the kernel computes in.
 
 Python's rules would make float64 of most mods: numba computes int * float32 in it, and a literal is one. Here what is
-real is `real`, the dtype of arithmetic: an int beside a real becomes one, and so does a literal.
+real is `real`, the dtype of arithmetic: an int beside a real becomes one, and so does a literal. What is computed of
+ints is a `whole`, of 32 bits where it is compiled: numba's 64 take twice the registers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def call(function: str, *arguments: ast.expr) -> ast.expr:
     return ast.Call(name(function), list(arguments), [])
 
 
+def whole(node: ast.expr, kind: int) -> Typed:
+    """An expression computed in a kind."""
+    return (call("whole", node) if kind == INT else node), kind
+
+
 def cast(x: Typed, kind: int) -> ast.expr:
     """An expression as one of this kind."""
     node, own = x
@@ -36,7 +42,7 @@ def cast(x: Typed, kind: int) -> ast.expr:
         return node
     if kind == BOOL:
         return ast.Compare(node, [ast.NotEq()], [ast.Constant(0)])
-    return call("real" if kind == REAL else "int", node)
+    return call("real" if kind == REAL else "whole", node)
 
 
 def translate(tree: ast.FunctionDef, result: int, file: str) -> ast.FunctionDef:
@@ -111,7 +117,7 @@ class Translation:
     def breakpoint(self, node: ast.Expr) -> ast.stmt | None:
         if isinstance(node.value, ast.Constant):
             return None
-        if isinstance(node.value.func, ast.Name) and node.value.func.id == "breakpoint":  # type: ignore[union-attr]
+        if isinstance(node.value.func, ast.Name) and node.value.func.id == "breakpoint":  # type: ignore[attr-defined]
             return node
         raise self.refuse("this does nothing in a mod", node)
 
@@ -179,7 +185,7 @@ class Translation:
         kind = max(x[1], INT)
         if isinstance(node.op, ast.Invert) and kind == REAL:
             raise self.refuse("~ of a real", node)
-        return ast.UnaryOp(node.op, cast(x, kind)), kind
+        return whole(ast.UnaryOp(node.op, cast(x, kind)), kind)
 
     def of_BoolOp(self, node: ast.BoolOp) -> Typed:  # noqa: N802
         return ast.BoolOp(node.op, [self.condition(x) for x in node.values]), BOOL
@@ -213,13 +219,13 @@ class Translation:
         (left, right), kind = self.alike(node.left, node.right, least=least)
         if kind == REAL and isinstance(op, (*LOGICAL, *SHIFTS)) or isinstance(op, ast.MatMult):
             raise self.refuse(f"a mod cannot compute {ast.unparse(node)} of reals", node)
-        return ast.BinOp(left, op, right), kind
+        return whole(ast.BinOp(left, op, right), kind)
 
     def power(self, base: ast.expr, exponent: ast.expr) -> Typed:
         """A square is a product; everything else is a power of reals."""
         if isinstance(exponent, ast.Constant) and exponent.value == 2:
             (x,), kind = self.alike(base, least=INT)
-            return ast.BinOp(x, ast.Mult(), x), kind
+            return whole(ast.BinOp(x, ast.Mult(), x), kind)
         left, right = (cast(self.expression(x), REAL) for x in (base, exponent))
         return call("real", ast.BinOp(left, ast.Pow(), right)), REAL
 
@@ -250,7 +256,7 @@ class Translation:
             return cast(self.expression(arguments[0]), kind), kind
         if function in ("min", "max", "abs"):
             made, kind = self.alike(*arguments, least=INT)
-            return call(function, *made), kind
+            return whole(call(function, *made), kind)
         if function == "where":
             return self.choice(*arguments)
         if function == "pow":
@@ -274,4 +280,4 @@ def returns(body: list[ast.stmt]) -> bool:
 def names_for(real: str, numpy: bool) -> dict[str, Any]:
     """What the names of a translated function mean, for numba or for plain Python."""
     function = numpy_function if numpy else compiled_function
-    return {"real": np.dtype(real).type, **{text: function(text) for text in ONE_REAL}}
+    return {"real": np.dtype(real).type, "whole": int if numpy else np.int32, **{x: function(x) for x in ONE_REAL}}

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from numba_flash.mods import read_mod
 from numba_flash.torch import operator
-from numba_flash.torch.checks import check_extra, check_family, check_tensors
+from numba_flash.torch.checks import check_extra, check_family, check_tensors, refuse_recorded_mods
 from numba_flash.torch.eager import Attention, Call, forward
 
 
@@ -24,6 +25,8 @@ def flash_attention(
     alibi_slopes: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
+    score_mod: Any = None,
+    mask_mod: Any = None,
     return_lse: bool = False,
     deterministic: bool = False,
     kernel: str = "auto",
@@ -45,6 +48,8 @@ def flash_attention(
     alibi_slopes, bias, mask : tensors, optional
         As in `numba_flash.flash_attention`: they broadcast to (..., Hq), (..., Hq, Nq, Nk) and (..., Hq, Nq, Nk).
         They get no gradients.
+    score_mod, mask_mod : functions, optional
+        As in `numba_flash.flash_attention`. torch.compile cannot record a call that has one.
     return_lse : bool
         Also return the logarithm of each row's sum of e^s. Gradients flow through it, too.
     deterministic : bool
@@ -82,9 +87,13 @@ def flash_attention(
     extra = {"alibi_slopes": alibi_slopes, "bias": bias, "mask": mask}
     if not alibi_slopes is bias is mask is None:
         check_extra("flash_attention", **extra)
-    options = {
+    options: dict[str, Any] = {
         "causal": causal, "q_offset": q_offset, "window": window, "scale": scale, "softcap": softcap, "kernel": kernel,
     }  # fmt: skip
+    if not score_mod is mask_mod is None:
+        refuse_recorded_mods("flash_attention", recorded(q))
+        options["score_mod"] = read_mod("score_mod", score_mod, differentiated=needs_gradient(q, k, v))
+        options["mask_mod"] = read_mod("mask_mod", mask_mod)
     o, lse = attend(q, k, v, options, extra, deterministic)
     return (o, lse) if return_lse else o
 
@@ -107,11 +116,16 @@ def attend(
     call = Call(options, tuple(extra), deterministic, heads_last)
     if recorded(q):
         return operator.record(call, q, k, v, *extra.values())
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+    if needs_gradient(q, k, v):
         if options["kernel"] != "auto":
             check_family(options["kernel"])
         return Attention.apply(call, q, k, v, *extra.values())
     return forward(call, q, k, v, *extra.values())
+
+
+def needs_gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Will there be a backward pass?"""
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
 
 
 def recorded(q: torch.Tensor) -> bool:

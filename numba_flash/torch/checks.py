@@ -38,6 +38,15 @@ def check_family(kernel: str) -> None:
     reasons.raise_if_any()
 
 
+def refuse_recorded_mods(function: str, recorded: bool) -> None:
+    """An operator in a graph has no place for a Python function."""
+    if recorded:
+        raise ValueError(
+            f"{function}: score_mod and mask_mod cannot be recorded in a graph. Call the function that uses them under "
+            "torch.compiler.disable."
+        )
+
+
 def check_dropout(function: str, dropout_p: float) -> None:
     """There is none."""
     if dropout_p != 0:

@@ -1,6 +1,7 @@
 """flash_attention for tensors: numba_flash's numbers, torch's gradients, nothing saved in vain, errors that say why."""
 
 import doctest
+import math
 from functools import partial
 from unittest import mock
 
@@ -51,6 +52,11 @@ def test_numbers_are_those_of_numba_flash(backend, case):
         assert_equal(torch.autograd.grad(outputs, leaves, incoming), expected)
 
 
+def bent(score, b, h, i, j):
+    x = 0.7 * math.tanh(score) + 0.1 * (i - j)
+    return x * x if h == 1 else x
+
+
 GRADCHECK = {
     "plain": {},
     "causal": {"causal": True},
@@ -59,6 +65,7 @@ GRADCHECK = {
     "ALiBi": {"alibi_slopes": torch.tensor([0.1, 0.4], dtype=torch.float64)},
     "bias": {"bias": torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)},
     "mask": {"mask": torch.arange(12).reshape(3, 4) % 3 != 0},
+    "mods": {"score_mod": bent, "mask_mod": lambda b, h, i, j: (i + j + h) % 3 != 1},
 }
 
 
@@ -71,6 +78,22 @@ def test_gradcheck(device, options):
         return flash_attention(q, k, v, **moved, return_lse=True, deterministic=True)
 
     assert torch.autograd.gradcheck(attend, normal((1, 2, 3, 3), (1, 1, 4, 3), (1, 1, 4, 2), device=device))
+
+
+def test_mods_that_cannot_be():
+    """A graph has no place for one; who asks for gradients hears at once of one that has none."""
+
+    def several(score, b, h, i, j):
+        x, y = score, score
+        return x * y
+
+    qkv = normal(ROWS, KEYS, KEYS)
+    with torch.no_grad():
+        assert flash_attention(*qkv, score_mod=several).shape == ROWS
+    with pytest.raises(ValueError, match="no derivative is known of several variables at once"):
+        flash_attention(*qkv, score_mod=several)
+    with mock.patch.object(attention, "recorded", lambda q: True), pytest.raises(ValueError, match="in a graph"):
+        flash_attention(*qkv, mask_mod=lambda b, h, i, j: i > j)
 
 
 attend = partial(flash_attention, deterministic=True)  # equal calls give equal bits on a GPU, too

@@ -55,6 +55,18 @@ def test_a_sample_keeps_the_rules(choice):
         assert [name for name in names if not any(line.startswith(name) for line in kernels)] == []
 
 
+def test_kernels_with_mods_keep_the_rules():
+    """No float64, no array in local memory, no spills, no products that wait for one another."""
+    done = run("tests/unit/mod_kernels.py")
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()
+    assert {line.partition(":")[0] for line in found} == {
+        "flash2_forward", "flash2_backward_keys", "flash2_mma_forward", "flash2_mma_backward", "flash3_forward",
+        "flash3_backward",
+    }  # fmt: skip
+    assert [line for line in found if ":" in line] == []
+
+
 @pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="minutes: HYPOTHESIS_PROFILE=nightly")
 @pytest.mark.parametrize("arch", DEVICES)
 def test_every_kernel_keeps_the_rules(arch):

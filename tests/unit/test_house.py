@@ -28,6 +28,7 @@ ORDER = (
     "arrays",
     "allocation",
     "outline",
+    "mods",
     "problem",
     "matmul_problem",
     "softmax_problem",
