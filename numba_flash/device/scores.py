@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
 
 from numba import int32
 
 from numba_flash.config import AnyPiece
+from numba_flash.device.mods import make_bend, make_hide_by_mod
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.device.tiles import clipped
-from numba_flash.problem import ScoreOptions, real_of
+from numba_flash.problem import ScoreOptions
 from numba_flash.ptx import device
-from numba_flash.simulator import SIMULATED
 
 
 @device
@@ -36,8 +35,7 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
 
     It turns products s into scores of head h of batch entry b. Where that bends them it sets `derivative` to that of
     the score by the scaled product; for a score_mod only if `differentiated`. `bias` and `mask` are views of one head,
-    each followed by its (batch, head, row, column) strides; pairs beyond Nq or Nk are not read, and a mod that
-    looks numbers up meets the last row or column in their place.
+    each followed by its (batch, head, row, column) strides; pairs beyond Nq or Nk are not read.
     """
     TM, TN = piece.TM, piece.TN
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
@@ -45,10 +43,9 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
     N = number(dtype)
     ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
     SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
-    SCORE_MOD, MASK_MOD, DIFFERENTIATED = score.score_mod is not None, score.mask_mod is not None, differentiated
+    BENT = score.score_mod is not None and differentiated  # before the softcap, and `derivative` tells how
     bias_to_real = number(score.bias or dtype).to_real
-    score_mod, mask_mod = make_mods(score, dtype, differentiated)
-    within = existing if any(mod and mod.indexes for mod in (score.score_mod, score.mask_mod)) else any_place
+    bend, hide_by_mod = make_bend(piece, score, dtype, differentiated), make_hide_by_mod(piece, score, dtype)
 
     @device
     def modify(
@@ -73,20 +70,12 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
     ):
         for x in range(TM * TN):
             s[x] *= scale
-        if SCORE_MOD:
-            for r in range(TM):
-                row = within(row0 + row_of(rg, r), Nq)
-                for c in range(TN):
-                    col = within(col0 + column_of(cg, c), Nk)
-                    if DIFFERENTIATED:
-                        s[at(r, c)], derivative[at(r, c)] = score_mod(s[at(r, c)], b, h, row, col)
-                    else:
-                        s[at(r, c)] = score_mod(s[at(r, c)], b, h, row, col)
+        bend(s, derivative, rg, cg, row0, col0, Nq, Nk, b, h)
         if SOFTCAP:
             for x in range(TM * TN):
                 t = REAL(math.tanh(s[x] / softcap))
                 s[x] = softcap * t
-                if SCORE_MOD and DIFFERENTIATED:
+                if BENT:
                     derivative[x] *= ONE - t * t
                 else:
                     derivative[x] = ONE - t * t
@@ -114,38 +103,9 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
                     row, col = row_of(0, r), column_of(0, c)
                     if row < height and col < width and mask[start + row * down + col * across] == 0:
                         s[at(r, c)] = NEG_INF
-        if MASK_MOD:
-            for r in range(TM):
-                row = within(row0 + row_of(rg, r), Nq)
-                for c in range(TN):
-                    if not mask_mod(b, h, row, within(col0 + column_of(cg, c), Nk)):
-                        s[at(r, c)] = NEG_INF
+        hide_by_mod(s, derivative, rg, cg, row0, col0, Nq, Nk, b, h)
 
     return modify
-
-
-@device
-def existing(n, count):
-    """Number n of `count` rows or columns; the last one for those beyond."""
-    return int32(min(n, count - 1))
-
-
-@device
-def any_place(n, count):
-    """Number n, be it beyond the last one."""
-    return int32(n)
-
-
-def make_mods(score: ScoreOptions, dtype: str, differentiated: bool) -> tuple[Any, Any]:
-    """score_mod, or what gives its derivative, too, and mask_mod as device functions; None for the ones not given."""
-    real, compiled = real_of(dtype), not SIMULATED
-    made: dict[str, Any] = {}
-    if score.score_mod is not None:
-        make = score.score_mod.value_and_derivative if differentiated else score.score_mod.value
-        made["score_mod"] = device(make(real, compiled))
-    if score.mask_mod is not None:
-        made["mask_mod"] = device(score.mask_mod.value(real, compiled))
-    return made.get("score_mod"), made.get("mask_mod")
 
 
 @cache

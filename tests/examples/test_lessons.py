@@ -150,6 +150,20 @@ def test_traffic(lesson):
         assert 3.5 < counts[-1] / counts[-2] < 4.02  # above 4 where sums begin to be made in parts
 
 
+def test_your_own_attention(lesson, capsys):
+    script = lesson("15_your_own_attention.py")
+    printed = capsys.readouterr().out
+    names = [mod.__name__ for mod in (*script.MASK_MODS, *script.SCORE_MODS)]
+    assert list(script.drawn) == names and all(f"{name:26} o is off by" in printed for name in names)
+    assert printed.endswith("    TABLE is a ndarray (a mod uses numbers and tuples of numbers).\n")
+    i, j = np.indices((script.N, script.N))
+    seen = {name: p[0, -1] > 0 for name, p in script.drawn.items()}
+    document = np.searchsorted(script.STARTS, np.arange(script.N), side="right")
+    assert (seen["causal"] == (j <= i)).all()
+    assert (seen["same_document"] == ((j <= i) & (document[:, None] == document))).all()
+    assert (seen["window_and_global_tokens"] == ((j <= i) & ((i - j < 12) | (j < 3)))).all()
+
+
 def undisturbed(holds):
     """Does it hold once in a few seconds? Other tests use the same GPU at the same time."""
     return any(holds() or time.sleep(2) for _ in range(5))

@@ -22,6 +22,8 @@ KERNELS = (
     "rungs.flash2_mma_backward",
     "rungs.flash3_backward",
     "rungs.flash3_forward",
+    "device.scores",
+    "device.gradients",
     "kernels.matmul_registers",
     "kernels.matmul_mma",
     "kernels.passes.delta",
