@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from numba_flash.mods.differentiate import differentiate
+from numba_flash.mods.meaning import meaning
 from numba_flash.mods.resolve import resolve
 from numba_flash.mods.source import ModError
 from numba_flash.mods.translate import BOOL, REAL, names_for, translate
 
+REMEMBERED = 1024  # functions read; then all are forgotten
+READ: dict[tuple[Any, ...], Any] = {}  # by kind, whether differentiated, and meaning: a Mod or Refused
 PARAMETERS = {"score_mod": ("score", "b", "h", "i", "j"), "mask_mod": ("b", "h", "i", "j")}
 
 
@@ -55,10 +58,6 @@ class Mod:
     def source(self, differentiated: bool = False) -> str:
         """What kernels compute, as Python: the value, or (value, derivative by the score)."""
         return ast.unparse(definition(self, differentiated))
-
-    def check(self, differentiated: bool) -> None:
-        """Raise ModError if it cannot be translated, or has no derivative."""
-        definition(self, differentiated)
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,23 @@ def read_mod(kind: str, function: Any, differentiated: bool = False) -> Mod | Re
     function = getattr(function, "py_func", function)  # numba's functions have their Python function
     if not isinstance(function, FunctionType | Mod):
         return Refused(f"{kind}={function!r} (needs a Python function of ({', '.join(PARAMETERS[kind])}))")
+    known = kind, differentiated, function if isinstance(function, Mod) else meaning(function)
+    if known not in READ:
+        if len(READ) >= REMEMBERED:
+            READ.clear()
+        READ[known] = mod_of(kind, function, differentiated and kind == "score_mod")
+    return READ[known]
+
+
+def mod_of(kind: str, function: FunctionType | Mod, differentiated: bool) -> Mod | Refused:
+    """A function as a mod, or why it cannot be one."""
     try:
-        mod = function if isinstance(function, Mod) else mod_of(kind, function)
-        mod.check(differentiated and kind == "score_mod")
+        if isinstance(function, Mod):
+            mod = function
+        else:
+            tree = resolve(function, PARAMETERS[kind])
+            mod = Mod(kind, ast.unparse(tree), function.__code__.co_filename, tree)
+        definition(mod, differentiated)
     except ModError as error:
         return Refused(f"{kind}: {error}")
     return mod
-
-
-def mod_of(kind: str, function: FunctionType) -> Mod:
-    """A function as a mod, if it can be one."""
-    tree = resolve(function, PARAMETERS[kind])
-    return Mod(kind, ast.unparse(tree), function.__code__.co_filename, tree)
