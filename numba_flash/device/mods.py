@@ -18,7 +18,7 @@ from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
 from numba_flash.mods import Mod
 from numba_flash.problem import ScoreOptions, real_of
-from numba_flash.ptx import device
+from numba_flash.ptx import choose, device
 from numba_flash.simulator import SIMULATED
 
 
@@ -43,8 +43,8 @@ def make_bend(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated: 
     mod, results = score.score_mod, "s[{x}], derivative[{x}]" if differentiated else "s[{x}]"
     if mod is None:
         return nothing
-    function = (mod.value_and_derivative if differentiated else mod.value)(real_of(dtype), not SIMULATED)
-    return written_out(piece, mod, function, dtype, results + " = mod(s[{x}], b, h, i{r}, j{c})")
+    make = mod.value_and_derivative if differentiated else mod.value
+    return written_out(piece, mod, make, dtype, results + " = mod(s[{x}], b, h, i{r}, j{c})")
 
 
 @cache
@@ -54,7 +54,7 @@ def make_hide_by_mod(piece: AnyPiece, score: ScoreOptions, dtype: str) -> Callab
     if mod is None:
         return nothing
     line = "s[{x}] = s[{x}] if mod(b, h, i{r}, j{c}) else NEG_INF"
-    return written_out(piece, mod, mod.value(real_of(dtype), not SIMULATED), dtype, line)
+    return written_out(piece, mod, mod.value, dtype, line)
 
 
 @device
@@ -62,7 +62,7 @@ def nothing(s, derivative, rg, cg, row0, col0, Nq, Nk, b, h):
     """No mod."""
 
 
-def written_out(piece: AnyPiece, mod: Mod, function: Callable[..., Any], dtype: str, line: str) -> Callable[..., Any]:
+def written_out(piece: AnyPiece, mod: Mod, make: Callable[..., Any], dtype: str, line: str) -> Callable[..., Any]:
     """A device function of a line for each element (r, c): number x of the piece, in row `i{r}` and column `j{c}`.
 
     A mod that looks numbers up meets the last row and column in the place of those beyond.
@@ -76,8 +76,9 @@ def written_out(piece: AnyPiece, mod: Mod, function: Callable[..., Any], dtype: 
         *("    " + line.format(x=f"at({r}, {c})", r=r, c=c) for r in rows for c in columns),
     ]
     names = {
-        "mod": device(function), "row_of": row_of, "column_of": column_of, "at": make_element(piece),
-        "within": existing if mod.indexes else anywhere, "NEG_INF": number(dtype).neg_inf,
+        "mod": device(make(real_of(dtype), not SIMULATED, choose)), "NEG_INF": number(dtype).neg_inf,
+        "row_of": row_of, "column_of": column_of, "at": make_element(piece),
+        "within": existing if mod.indexes else anywhere,
     }  # fmt: skip
     file = f"<{mod.kind} of every element of {piece}>"
     linecache.cache[file] = (0, None, [f"{x}\n" for x in text], file)  # for debuggers

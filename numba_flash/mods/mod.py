@@ -36,11 +36,14 @@ class Mod:
     file: str
     tree: ast.FunctionDef = field(repr=False, compare=False)
 
-    def value(self, real: str, compiled: bool = True) -> Callable[..., Any]:
-        """The Python function of its value in a dtype of arithmetic, for numba or for plain Python."""
-        return made(self, real, compiled, False)
+    def value(self, real: str, compiled: bool = True, choose: Any = None) -> Callable[..., Any]:
+        """The Python function of its value in a dtype of arithmetic, for numba or for plain Python.
 
-    def value_and_derivative(self, real: str, compiled: bool = True) -> Callable[..., Any]:
+        `choose`: what numba can compile as choose(condition, x, y) without a branch, where branches are slow.
+        """
+        return made(self, real, compiled, choose, False)
+
+    def value_and_derivative(self, real: str, compiled: bool = True, choose: Any = None) -> Callable[..., Any]:
         """That of (value, derivative by the score).
 
         Raises
@@ -48,7 +51,7 @@ class Mod:
         ModError
             Where no derivative is known.
         """
-        return made(self, real, compiled, True)
+        return made(self, real, compiled, choose, True)
 
     @property
     def indexes(self) -> bool:
@@ -75,19 +78,25 @@ def definition(mod: Mod, differentiated: bool) -> ast.FunctionDef:
 
 
 @cache
-def made(mod: Mod, real: str, compiled: bool, differentiated: bool) -> Callable[..., Any]:
+def made(mod: Mod, real: str, compiled: bool, choose: Any, differentiated: bool) -> Callable[..., Any]:
     """The function itself; a debugger finds its lines where the user wrote them."""
     tree = definition(mod, differentiated)
     if compiled:
-        tree = ast.fix_missing_locations(ForMachines().visit(ast.parse(ast.unparse(tree)).body[0]))
-    names = names_for(real, numpy=not compiled)
+        tree = ast.fix_missing_locations(ForMachines(choose is not None).visit(ast.parse(ast.unparse(tree)).body[0]))
+    names = {**names_for(real, numpy=not compiled), "choose": choose}
     exec(compile(ast.Module([tree], []), mod.file if not compiled else f"<{mod.kind}>", "exec"), names)
     function = names[tree.name]
     return function if compiled else quiet(function)
 
 
 class ForMachines(ast.NodeTransformer):
-    """No breakpoints; and a number is looked up by comparisons, which become selects: numba would branch, and raise."""
+    """No breakpoints; and a number is looked up by comparisons: numba's tuples branch and raise.
+
+    chooses : by calls of `choose`, without branches, of which LLVM would make a tree
+    """
+
+    def __init__(self, chooses: bool) -> None:
+        self.chooses = chooses
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         return ast.Pass()
@@ -95,10 +104,17 @@ class ForMachines(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         assert isinstance(node.value, ast.Tuple)
         *others, found = node.value.elts
+        place = ast.unparse(node.slice)
+        place = self.choice(f"{place} < 0", f"whole({place} + {len(node.value.elts)})", place)
         for n in reversed(range(len(others))):
-            either = [ast.Compare(node.slice, [ast.Eq()], [ast.Constant(x)]) for x in (n, n - len(node.value.elts))]
-            found = ast.IfExp(ast.BoolOp(ast.Or(), list[ast.expr](either)), others[n], found)
+            found = ast.parse(
+                self.choice(f"{place} == {n}", ast.unparse(others[n]), ast.unparse(found)), mode="eval"
+            ).body
         return found
+
+    def choice(self, condition: str, x: str, y: str) -> str:
+        """x where the condition holds, else y."""
+        return f"choose({condition}, {x}, {y})" if self.chooses else f"({x} if {condition} else {y})"
 
 
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:

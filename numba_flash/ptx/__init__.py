@@ -7,6 +7,7 @@ compiles the PTX or LLVM code that its decorator names.
 import numba_flash.compilable  # noqa: F401 (kernels call tiling's functions)
 from numba_flash.ptx.arithmetic import (
     bfloat16_to_float32,
+    choose,
     ex2,
     float16_to_float32,
     float32_of_bits,
@@ -80,6 +81,7 @@ __all__ = [
     "barrier_arrive",
     "barrier_sync",
     "bfloat16_to_float32",
+    "choose",
     "commit_copies",
     "commit_stores",
     "copy",

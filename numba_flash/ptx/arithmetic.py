@@ -1,4 +1,4 @@
-"""Arithmetic and conversions that Python has no word for: the base-2 exponential and 16-bit floats.
+"""Arithmetic and conversions that Python has no word for: the base-2 exponential, a choice, and 16-bit floats.
 
 16-bit floats live in memory, and in 16-bit registers, as their bits (uint16); arithmetic on them is float32's.
 """
@@ -9,12 +9,22 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numba.types import float32, float64, int64, uint16, uint32
+from numba.types import boolean, float32, float64, int64, uint16, uint32
 
-from numba_flash.ptx.codegen import instruction
+from numba_flash.ptx.codegen import emitted, instruction
 
 SMALLEST_NORMAL = np.float32(2.0**-126)
 NAN = np.uint32(0x7FFFFFFF).view(np.float32)
+
+
+def emit_choice(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.select(*args)
+
+
+@emitted(lambda condition, x, y: (x(condition, x, y), emit_choice) if condition == boolean and x == y else None)
+def choose(condition: Any, x: Any, y: Any) -> Any:
+    """x where the condition holds, else y, of one type; both are there, and nothing branches."""
+    return x if condition else y
 
 
 @instruction("ex2.approx.ftz.f32 $0, $1;", reads=[float32], writes=[float32])

@@ -22,11 +22,11 @@ KERNELS = {
 
 def score_mod(score, b, h, i, j):
     capped = 20.0 * math.tanh(score / 20) - 0.1 * abs(i - j)
-    return capped if i > j + 3 else score * SLOPES[h % 4]
+    return capped if i > j + 3 else score * SLOPES[h]
 
 
 def mask_mod(b, h, i, j):
-    return (i - j <= 256 or j < 4) and (i + h) % 7 != 1
+    return i - j <= 256 or j < 4
 
 
 def main():

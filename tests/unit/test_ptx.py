@@ -10,6 +10,7 @@ from numba_flash.arrays import read
 from numba_flash.ptx import (
     add,
     add4,
+    choose,
     commit_copies,
     copy,
     global_view,
@@ -99,6 +100,10 @@ def test_float32_to_bfloat16():
         up = (lower > 0x8000) | ((lower == 0x8000) & (upper & 1 == 1))
         expected = np.where(bits & 0x7FFFFFFF > 0x7F800000, 0x7FC0, upper + up)
         assert np.array_equal(map_scalars(ptx.float32_to_bfloat16, float32(bits), np.uint16), expected)
+
+
+def test_choose():
+    assert [choose(condition, 1.5, -2.0) for condition in (True, False)] == [1.5, -2.0]
 
 
 def test_ex2():
