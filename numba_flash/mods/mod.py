@@ -105,7 +105,7 @@ class ForMachines(ast.NodeTransformer):
         assert isinstance(node.value, ast.Tuple)
         *others, found = node.value.elts
         place = ast.unparse(node.slice)
-        place = self.choice(f"{place} < 0", f"whole({place} + {len(node.value.elts)})", place)
+        place = self.choice(f"{place} < 0", f"whole({place} + {len(node.value.elts)})", f"whole({place})")
         for n in reversed(range(len(others))):
             found = ast.parse(
                 self.choice(f"{place} == {n}", ast.unparse(others[n]), ast.unparse(found)), mode="eval"

@@ -233,6 +233,7 @@ class Translation:
         if not isinstance(node.value, ast.Tuple):
             raise self.refuse(f"a mod cannot read {ast.unparse(node)} (only tuples of numbers)", node)
         elements, kind = self.alike(*node.value.elts)
+        elements = [whole(x, kind)[0] for x in elements]
         return ast.Subscript(ast.Tuple(elements, ast.Load()), self.integer(node.slice, "an index"), ast.Load()), kind
 
     def of_Call(self, node: ast.Call) -> Typed:  # noqa: N802

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numba.types import boolean, float32, float64, int64, uint16, uint32
+from numba.types import boolean, float32, float64, int64, uint16, uint32, unliteral
 
 from numba_flash.ptx.codegen import emitted, instruction
 
@@ -21,7 +21,12 @@ def emit_choice(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.select(*args)
 
 
-@emitted(lambda condition, x, y: (x(condition, x, y), emit_choice) if condition == boolean and x == y else None)
+def type_choice(condition: Any, x: Any, y: Any) -> Any:
+    x, y = (unliteral(t) for t in (x, y))
+    return (x(boolean, x, x), emit_choice) if x == y else None
+
+
+@emitted(type_choice)
 def choose(condition: Any, x: Any, y: Any) -> Any:
     """x where the condition holds, else y, of one type; both are there, and nothing branches."""
     return x if condition else y

@@ -9,7 +9,7 @@ from numba_flash.mods import read_mod
 from numba_flash.problem import ScoreOptions
 from numba_flash.specimen import specimen
 
-SLOPES = (0.5, 0.25, 0.125, 0.0625)
+SLOPES, OFFSETS, SHOWS_ALL = (0.5, 0.25, 0.125, 0.0625), (3, -1, 0, 2), (True, False, True, False)
 KERNELS = {
     "flash2_forward": "float32",
     "flash2_backward": "float32",
@@ -22,11 +22,11 @@ KERNELS = {
 
 def score_mod(score, b, h, i, j):
     capped = 20.0 * math.tanh(score / 20) - 0.1 * abs(i - j)
-    return capped if i > j + 3 else score * SLOPES[h]
+    return capped if i > j + OFFSETS[-1 - h] else score * SLOPES[h]
 
 
 def mask_mod(b, h, i, j):
-    return i - j <= 256 or j < 4
+    return i - j <= 256 or SHOWS_ALL[h]
 
 
 def main():

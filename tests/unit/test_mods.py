@@ -89,7 +89,12 @@ def compiled(score, b, h, i, j):
     return compiled_square(score)
 
 
+def tables(score, b, h, i, j):
+    return score * SLOPES[-1 - h] + (4, -2, 7)[j % 3] * (1 if (True, False)[b] else -1)
+
+
 SCORE_MODS = [
+    tables,
     softcap,
     alibi,
     branches,
