@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_flash.mods.functions import KNOWN
+from numba_flash.mods.functions import KNOWN, TAKEN
 from numba_flash.mods.source import ModError, tree_of
 
 DEEPEST = 20  # functions that call one another
@@ -56,12 +56,14 @@ class Resolver(ast.NodeTransformer):
             raise self.refuse(f"it takes ({', '.join(own)}) (needs ({', '.join(parameters)}))", self.tree)
         locals_ = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name) and is_stored(node)}
         self.bound = {name: ast.Name(name, ast.Load()) for name in (*own, *locals_)}
+        if taken := sorted(TAKEN.intersection(self.bound)):
+            raise self.refuse(f"a variable of a mod cannot be called {taken[0]}", self.tree)
         tree = copy.deepcopy(self.tree)
         name, body = "mod", list[ast.stmt]()
         if isinstance(tree, ast.Lambda):
             body.append(ast.copy_location(ast.Return(tree.body), tree.body))
         else:
-            name, body = tree.name, tree.body
+            name, body = tree.name if tree.name not in TAKEN else "mod", tree.body
         arguments = ast.arguments([], [ast.arg(x) for x in own], None, [], [], None, [])
         made = ast.FunctionDef(name, arguments, [self.visit(statement) for statement in body], [])
         made.type_params = []  # type: ignore[attr-defined]

@@ -93,7 +93,12 @@ def tables(score, b, h, i, j):
     return score * SLOPES[-1 - h] + (4, -2, 7)[j % 3] * (1 if (True, False)[b] else -1)
 
 
+def tanh(score, b, h, i, j):
+    return math.tanh(score)
+
+
 SCORE_MODS = [
+    tanh,
     tables,
     softcap,
     alibi,
@@ -278,6 +283,7 @@ REFUSED = [
     (lambda score, b, h, i, j: SLOPES[score], "an index is real (needs an int)", "SLOPES[score]"),
     (lambda score, b, h, i, j: max(score), "max() takes 2 or more arguments", "max(score)"),
     (lambda score, b, h, i, j: score.real, "a mod cannot use score.real", "score.real"),
+    (lambda exp, b, h, i, j: math.exp(exp), "a variable of a mod cannot be called exp", "lambda exp"),
     (writes, "TABLE is a ndarray (a mod uses numbers and tuples of numbers)", "TABLE[0] = score"),
     (loops, "a mod cannot contain While", "while score > 1:"),
     (forgets, "it must return a value whichever way it goes", "def forgets(score, b, h, i, j):"),
