@@ -66,6 +66,12 @@ class ScoreOptions:
         return self.softcap or self.score_mod is not None
 
     @property
+    def light(self) -> bool:
+        """Do they need few registers? An array of a number for every pair needs addresses, a long mod its variables."""
+        mods = (mod for mod in (self.score_mod, self.mask_mod) if mod is not None)
+        return self.bias is None and not self.mask and all(mod.light for mod in mods)
+
+    @property
     def hides(self) -> bool:
         """May it become -inf, or anything, beside what the band hides?"""
         return self.bias is not None or self.mask or self.score_mod is not None or self.mask_mod is not None

@@ -16,10 +16,15 @@ from numba import int32
 from numba_flash.config import AnyPiece
 from numba_flash.device.number import number
 from numba_flash.device.products import make_element, make_rows_and_columns
-from numba_flash.mods import Mod
+from numba_flash.mods import Mod, Words
 from numba_flash.problem import ScoreOptions, real_of
-from numba_flash.ptx import choose, device
+from numba_flash.ptx import choose, device, divide
 from numba_flash.simulator import SIMULATED
+
+
+@device
+def divide_float64(x, y):
+    return x / y
 
 
 @device
@@ -62,6 +67,12 @@ def nothing(s, derivative, rg, cg, row0, col0, Nq, Nk, b, h):
     """No mod."""
 
 
+@cache
+def words(real: str) -> Words:
+    """What a mod's functions are on a GPU."""
+    return Words(choose, divide if real == "float32" else divide_float64, number(real).tanh)
+
+
 def written_out(piece: AnyPiece, mod: Mod, make: Callable[..., Any], dtype: str, line: str) -> Callable[..., Any]:
     """A device function of a line for each element (r, c): number x of the piece, in row `i{r}` and column `j{c}`.
 
@@ -76,7 +87,7 @@ def written_out(piece: AnyPiece, mod: Mod, make: Callable[..., Any], dtype: str,
         *("    " + line.format(x=f"at({r}, {c})", r=r, c=c) for r in rows for c in columns),
     ]
     names = {
-        "mod": device(make(real_of(dtype), not SIMULATED, choose)), "NEG_INF": number(dtype).neg_inf,
+        "mod": device(make(real_of(dtype), not SIMULATED, words(real_of(dtype)))), "NEG_INF": number(dtype).neg_inf,
         "row_of": row_of, "column_of": column_of, "at": make_element(piece),
         "within": existing if mod.indexes else anywhere,
     }  # fmt: skip

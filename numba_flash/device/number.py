@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 
 from numba_flash.device.exp2 import exp2_float64
+from numba_flash.device.tanh import tanh_float32
 from numba_flash.ptx import (
     bfloat16_to_float32,
     device,
@@ -38,6 +39,7 @@ class Number:
     exp: Any  # e^x of a real
     power: Any  # 2^x; e^x = power(x * nat), so that a factor of x costs nothing
     nat: Any
+    tanh: Any
 
 
 @device
@@ -53,6 +55,11 @@ def exp_float32(x):
 @device
 def exp_float64(x):
     return math.exp(x)
+
+
+@device
+def tanh_float64(x):
+    return math.tanh(x)
 
 
 # In the simulator math.exp would raise OverflowError where a GPU gives infinity.
@@ -82,4 +89,5 @@ def number(dtype: str) -> Number:
         exp=EXP_FLOAT64 if dtype == "float64" else exp_float32,
         power=exp2_float64 if dtype == "float64" else ex2,
         nat=scalar(math.log2(math.e)),
+        tanh=tanh_float64 if dtype == "float64" else tanh_float32,
     )

@@ -5,7 +5,6 @@ Every thread holds a `Piece` of a score tile at (row0, col0).
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from numba import int32
@@ -41,7 +40,7 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
     (row_of, column_of), at = make_rows_and_columns(piece), make_element(piece)
     HEIGHT, WIDTH = piece.RG * TM, piece.CG * TN  # of the tile
     N = number(dtype)
-    ONE, NEG_INF, REAL = N.one, N.neg_inf, N.real
+    ONE, NEG_INF, REAL, tanh = N.one, N.neg_inf, N.real, N.tanh
     SOFTCAP, ALIBI, BIAS, MASK = score.softcap, score.alibi is not None, score.bias is not None, score.mask
     BENT = score.score_mod is not None and differentiated  # before the softcap, and `derivative` tells how
     bias_to_real = number(score.bias or dtype).to_real
@@ -72,8 +71,9 @@ def make_modify(piece: AnyPiece, score: ScoreOptions, dtype: str, differentiated
             s[x] *= scale
         bend(s, derivative, rg, cg, row0, col0, Nq, Nk, b, h)
         if SOFTCAP:
+            per_softcap = ONE / softcap
             for x in range(TM * TN):
-                t = REAL(math.tanh(s[x] / softcap))
+                t = tanh(s[x] * per_softcap)
                 s[x] = softcap * t
                 if BENT:
                     derivative[x] *= ONE - t * t

@@ -14,6 +14,6 @@ takes three steps, each of which is an abstract syntax tree that could be printe
 What comes out keeps the places of the user's lines: a debugger steps through them in the simulator.
 """
 
-from numba_flash.mods.mod import PARAMETERS, Mod, Refused, read_mod
+from numba_flash.mods.mod import PARAMETERS, Mod, Refused, Words, read_mod
 
-__all__ = ["PARAMETERS", "Mod", "Refused", "read_mod"]
+__all__ = ["PARAMETERS", "Mod", "Refused", "Words", "read_mod"]

@@ -51,7 +51,15 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "range": (builtins.range,),
 }
 ONE_REAL = (*DERIVATIVES, *STEPS)
-TAKEN = {*ONE_REAL, *OTHERS, "real", "whole", "choose", "breakpoint"}  # names that mean something in a resolved mod
+TAKEN = {
+    *ONE_REAL,
+    *OTHERS,
+    "real",
+    "whole",
+    "choose",
+    "divide",
+    "breakpoint",
+}  # names that mean something in a resolved mod
 
 
 def spelled(name: str) -> list[Any]:

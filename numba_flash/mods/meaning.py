@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-DEEPEST = 20  # functions that call one another, as in `resolve`
+from numba_flash.mods.source import DEEPEST
 
 
 def meaning(function: FunctionType, depth: int = 0) -> Hashable:
@@ -54,5 +54,5 @@ def of_value(value: Any, code: CodeType, depth: int) -> Hashable:
         return meaning(value, depth + 1)
     if isinstance(value, ModuleType) and depth < DEEPEST:
         taken = (vars(value).get(name) for name in code.co_names)
-        return id(value), tuple(of_value(x, code, DEEPEST) for x in taken)
+        return id(value), tuple(of_value(x, code, depth + 1) for x in taken)
     return id(value)

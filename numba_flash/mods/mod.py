@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,21 @@ from numba_flash.mods.resolve import resolve
 from numba_flash.mods.source import ModError
 from numba_flash.mods.translate import BOOL, REAL, names_for, translate
 
+SMALLEST = 1e-30  # of a divisor whose reciprocal is as exact, in float32 too
 REMEMBERED = 1024  # functions read; then all are forgotten
 READ: dict[tuple[Any, ...], Any] = {}  # by kind, whether differentiated, and meaning: a Mod or Refused
 PARAMETERS = {"score_mod": ("score", "b", "h", "i", "j"), "mask_mod": ("b", "h", "i", "j")}
+
+
+class Words(NamedTuple):
+    """What a compiled mod calls in the place of what would branch: choose(condition, x, y), and functions of its dtype.
+
+    divide : x / y
+    """
+
+    choose: Any
+    divide: Any
+    tanh: Any
 
 
 @dataclass(frozen=True)
@@ -36,14 +48,14 @@ class Mod:
     file: str
     tree: ast.FunctionDef = field(repr=False, compare=False)
 
-    def value(self, real: str, compiled: bool = True, choose: Any = None) -> Callable[..., Any]:
+    def value(self, real: str, compiled: bool = True, words: Words | None = None) -> Callable[..., Any]:
         """The Python function of its value in a dtype of arithmetic, for numba or for plain Python.
 
-        `choose`: what numba can compile as choose(condition, x, y) without a branch, where branches are slow.
+        `words`: for where branches are slow.
         """
-        return made(self, real, compiled, choose, False)
+        return made(self, real, compiled, words, False)
 
-    def value_and_derivative(self, real: str, compiled: bool = True, choose: Any = None) -> Callable[..., Any]:
+    def value_and_derivative(self, real: str, compiled: bool = True, words: Words | None = None) -> Callable[..., Any]:
         """That of (value, derivative by the score).
 
         Raises
@@ -51,12 +63,17 @@ class Mod:
         ModError
             Where no derivative is known.
         """
-        return made(self, real, compiled, choose, True)
+        return made(self, real, compiled, words, True)
 
     @property
     def indexes(self) -> bool:
         """Does it look numbers up? Then it must not meet rows and columns that do not exist."""
         return any(isinstance(node, ast.Subscript) for node in ast.walk(self.tree))
+
+    @property
+    def light(self) -> bool:
+        """Is it one expression, in which nothing is looked up? Then kernels have registers enough for it."""
+        return len(self.tree.body) == 1 and not self.indexes
 
     def source(self, differentiated: bool = False) -> str:
         """What kernels compute, as Python: the value, or (value, derivative by the score)."""
@@ -78,12 +95,12 @@ def definition(mod: Mod, differentiated: bool) -> ast.FunctionDef:
 
 
 @cache
-def made(mod: Mod, real: str, compiled: bool, choose: Any, differentiated: bool) -> Callable[..., Any]:
+def made(mod: Mod, real: str, compiled: bool, words: Words | None, differentiated: bool) -> Callable[..., Any]:
     """The function itself; a debugger finds its lines where the user wrote them."""
     tree = definition(mod, differentiated)
     if compiled:
-        tree = ast.fix_missing_locations(ForMachines(choose is not None).visit(ast.parse(ast.unparse(tree)).body[0]))
-    names = {**names_for(real, numpy=not compiled), "choose": choose}
+        tree = ast.fix_missing_locations(ForMachines(words is not None).visit(ast.parse(ast.unparse(tree)).body[0]))
+    names = {**names_for(real, numpy=not compiled), **(words._asdict() if compiled and words else {})}
     exec(compile(ast.Module([tree], []), mod.file if not compiled else f"<{mod.kind}>", "exec"), names)
     function = names[tree.name]
     return function if compiled else quiet(function)
@@ -92,14 +109,23 @@ def made(mod: Mod, real: str, compiled: bool, choose: Any, differentiated: bool)
 class ForMachines(ast.NodeTransformer):
     """No breakpoints; and a number is looked up by comparisons: numba's tuples branch and raise.
 
-    chooses : by calls of `choose`, without branches, of which LLVM would make a tree
+    branchless : by calls of `choose`, where LLVM would make a tree of branches; and quotients are calls of `divide`, or
+        products, where an exact division would branch
     """
 
-    def __init__(self, chooses: bool) -> None:
-        self.chooses = chooses
+    def __init__(self, branchless: bool) -> None:
+        self.branchless = branchless
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         return ast.Pass()
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        x, y = self.visit(node.left), self.visit(node.right)
+        if not (self.branchless and isinstance(node.op, ast.Div)):
+            return ast.BinOp(x, node.op, y)
+        if (number := literal_of(y)) and SMALLEST < abs(number) < 1 / SMALLEST:
+            return ast.BinOp(x, ast.Mult(), ast.parse(f"real({1 / number!r})", mode="eval").body)
+        return ast.Call(ast.Name("divide", ast.Load()), [x, y], [])
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         assert isinstance(node.value, ast.Tuple)
@@ -114,7 +140,15 @@ class ForMachines(ast.NodeTransformer):
 
     def choice(self, condition: str, x: str, y: str) -> str:
         """x where the condition holds, else y."""
-        return f"choose({condition}, {x}, {y})" if self.chooses else f"({x} if {condition} else {y})"
+        return f"choose({condition}, {x}, {y})" if self.branchless else f"({x} if {condition} else {y})"
+
+
+def literal_of(node: ast.expr) -> float:
+    """The number of a literal, real(x); 0 for anything else."""
+    match node:
+        case ast.Call(ast.Name("real"), [ast.Constant(int() | float() as number)]):
+            return float(number)
+    return 0.0
 
 
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +163,7 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_mod(kind: str, function: Any, differentiated: bool = False) -> Mod | Refused | None:
-    """What a caller gave for score_mod or mask_mod; None stays None, and a Mod itself."""
+    """What a caller gave for score_mod or mask_mod; None stays None, as what does nothing becomes, and a Mod itself."""
     if function is None or isinstance(function, Refused):
         return function
     function = getattr(function, "py_func", function)  # numba's functions have their Python function
@@ -143,8 +177,18 @@ def read_mod(kind: str, function: Any, differentiated: bool = False) -> Mod | Re
     return READ[known]
 
 
-def mod_of(kind: str, function: FunctionType | Mod, differentiated: bool) -> Mod | Refused:
-    """A function as a mod, or why it cannot be one."""
+def does_nothing(mod: Mod) -> bool:
+    """Is it `return score`, or `return True`?"""
+    match mod.tree.body:
+        case [ast.Return(ast.Name(name))]:
+            return mod.kind == "score_mod" and name == mod.tree.args.args[0].arg
+        case [ast.Return(ast.Constant(value))]:
+            return mod.kind == "mask_mod" and value is True
+    return False
+
+
+def mod_of(kind: str, function: FunctionType | Mod, differentiated: bool) -> Mod | Refused | None:
+    """A function as a mod, or why it cannot be one; None where it returns the score as it is, or shows every key."""
     try:
         if isinstance(function, Mod):
             mod = function
@@ -152,6 +196,8 @@ def mod_of(kind: str, function: FunctionType | Mod, differentiated: bool) -> Mod
             tree = resolve(function, PARAMETERS[kind])
             mod = Mod(kind, ast.unparse(tree), function.__code__.co_filename, tree)
         definition(mod, differentiated)
+        if does_nothing(mod):
+            return None
     except ModError as error:
         return Refused(f"{kind}: {error}")
     return mod

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from numba_flash.mods.functions import KNOWN, TAKEN
-from numba_flash.mods.source import ModError, tree_of
-
-DEEPEST = 20  # functions that call one another
+from numba_flash.mods.source import DEEPEST, ModError, tree_of
 
 
 def resolve(function: FunctionType, parameters: tuple[str, ...]) -> ast.FunctionDef:
@@ -63,7 +61,8 @@ class Resolver(ast.NodeTransformer):
         if isinstance(tree, ast.Lambda):
             body.append(ast.copy_location(ast.Return(tree.body), tree.body))
         else:
-            name, body = tree.name if tree.name not in TAKEN else "mod", tree.body
+            name = tree.name if tree.name not in TAKEN else "mod"
+            body = [line for line in tree.body if not is_text(line)] or tree.body
         arguments = ast.arguments([], [ast.arg(x) for x in own], None, [], [], None, [])
         made = ast.FunctionDef(name, arguments, [self.visit(statement) for statement in body], [])
         made.type_params = []  # type: ignore[attr-defined]

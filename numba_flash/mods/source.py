@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 
 AnyFunction = ast.FunctionDef | ast.Lambda
+DEEPEST = 20  # functions that call one another
 
 
 class ModError(Exception):

@@ -8,6 +8,7 @@ import numba_flash.compilable  # noqa: F401 (kernels call tiling's functions)
 from numba_flash.ptx.arithmetic import (
     bfloat16_to_float32,
     choose,
+    divide,
     ex2,
     float16_to_float32,
     float32_of_bits,
@@ -19,6 +20,7 @@ from numba_flash.ptx.arithmetic import (
     float32_to_tf32,
     float64_of_bits,
     float64_to_bits,
+    reciprocal,
 )
 from numba_flash.ptx.barriers import barrier_arrive, barrier_sync
 from numba_flash.ptx.codegen import device
@@ -88,6 +90,7 @@ __all__ = [
     "copy_part",
     "descriptor_layout",
     "device",
+    "divide",
     "elect",
     "end_turn",
     "ex2",
@@ -127,6 +130,7 @@ __all__ = [
     "mma_tf32",
     "pin",
     "publish_mbarriers",
+    "reciprocal",
     "release_maps",
     "shared_address",
     "shared_tile",

@@ -1,4 +1,4 @@
-"""Arithmetic and conversions that Python has no word for: the base-2 exponential, a choice, and 16-bit floats.
+"""Arithmetic and conversions that Python has no word for: powers of 2, quick quotients, a choice, and 16-bit floats.
 
 16-bit floats live in memory, and in 16-bit registers, as their bits (uint16); arithmetic on them is float32's.
 """
@@ -35,8 +35,28 @@ def choose(condition: Any, x: Any, y: Any) -> Any:
 @instruction("ex2.approx.ftz.f32 $0, $1;", reads=[float32], writes=[float32])
 def ex2(x: Any) -> Any:
     """2^x in float32 to within 2 ulp; subnormal results are 0."""
-    y = np.float32(np.exp2(np.float64(x)))  # NumPy's float32 exp2 is less exact on some processors
+    with np.errstate(over="ignore"):
+        y = np.float32(np.exp2(np.float64(x)))  # NumPy's float32 exp2 is less exact on some processors
     return np.float32(0) if y < SMALLEST_NORMAL else y
+
+
+@instruction("rcp.approx.ftz.f32 $0, $1;", reads=[float32], writes=[float32])
+def reciprocal(x: Any) -> Any:
+    """1 / x in float32 to within 1 ulp; subnormal numbers, x too, are 0."""
+    with np.errstate(all="ignore"):
+        return without_subnormal(np.float32(1) / without_subnormal(np.float32(x)))
+
+
+@instruction("div.full.f32 $0, $1, $2;", reads=[float32, float32], writes=[float32])
+def divide(x: Any, y: Any) -> Any:
+    """x / y in float32 to within 2 ulp, without the branches of an exact division."""
+    with np.errstate(all="ignore"):
+        return np.float32(x) / np.float32(y)
+
+
+def without_subnormal(x: Any) -> Any:
+    """A float32, or 0 of its sign for a subnormal one, in the simulator."""
+    return np.copysign(np.float32(0), x) if abs(x) < SMALLEST_NORMAL else x
 
 
 @instruction("cvt.f32.f16 $0, $1;", reads=[uint16], writes=[float32])

@@ -15,7 +15,7 @@ from numba_flash.config import (
     Device,
     WarpgroupGradientTiles,
 )
-from numba_flash.problem import AttentionProblem, Operands, ScoreOptions
+from numba_flash.problem import AttentionProblem, Operands
 from numba_flash.rungs.arguments import (
     grid_reasons,
     keys_together,
@@ -56,10 +56,9 @@ def padded(width: int) -> int:
 
 
 def tiles_of(problem: AttentionProblem) -> WarpgroupGradientTiles:
-    """The tile sizes for a problem: the first, unless those are `full` and score options need registers."""
+    """The tile sizes for a problem: the first, unless those are `full` and its score options are not light."""
     D, DV = padded(problem.d), padded(problem.dv)
-    plain = problem.score == ScoreOptions()
-    t = next(t for t in CONFIGS[max(D, DV)] if plain or not t.full)
+    t = next(t for t in CONFIGS[max(D, DV)] if problem.score.light or not t.full)
     least = PANEL * t.QG  # columns of dK and dV are shared in panels
     return replace(t, D=max(D, least), DV=max(DV, least))
 

@@ -67,11 +67,10 @@ def padded(width: int) -> int:
 
 
 def tiles_of(problem: AttentionProblem) -> WarpgroupTiles:
-    """The tile sizes for a problem: those that are done first, `full` ones only if no score option needs registers."""
+    """The tile sizes for a problem: those that are done first, `full` ones only if its score options are light."""
     D, DV = padded(problem.d), padded(problem.dv)
-    choices = CONFIGS[max(D, DV)]
-    folds = folds_scale(problem)
-    usable = [t for t in choices if t.full and folds] or [t for t in choices if not t.full] or choices
+    choices, light = CONFIGS[max(D, DV)], problem.score.light
+    usable = [t for t in choices if t.full and light] or [t for t in choices if not t.full] or choices
     return replace(min(usable, key=lambda t: pairs(problem, t) / FASTER.get((t.D, t.Br), 1)), D=D, DV=DV)
 
 

@@ -266,9 +266,9 @@ def naive_scores(
 
 def bend(how: Evaluation, s: Array, score_mod: Any) -> tuple[Array, Any]:
     """score_mod of every score, and its derivative, in s's dtype."""
-    if score_mod is None:
-        return s, 1
     mod = read_mod("score_mod", score_mod, differentiated=True)
+    if mod is None:
+        return s, 1
     assert isinstance(mod, Mod)
     function, scores = mod.value_and_derivative(s.dtype.name, compiled=False), how.rounded(s)
     flat = scores.reshape(-1, *s.shape[-3:]) if s.ndim > 2 else scores[None, None]

@@ -1,4 +1,7 @@
-"""A script, run where numba compiles: kernels with mods, and the rules that they break, one line each."""
+"""A script, run where numba compiles: kernels with mods, and the rules that they break, one line each.
+
+A heavy pair of mods for every kernel, and a light pair for those that take their largest tiles with it.
+"""
 
 import math
 from dataclasses import replace
@@ -29,18 +32,36 @@ def mask_mod(b, h, i, j):
     return i - j <= 256 or SHOWS_ALL[h]
 
 
+def alibi(score, b, h, i, j):
+    return score - 0.5 ** (h + 1) * (i - j)
+
+
+def window(b, h, i, j):
+    return i - j <= 256
+
+
 def main():
     """Compile for Hopper."""
-    mods = ScoreOptions(
-        score_mod=read_mod("score_mod", score_mod, differentiated=True), mask_mod=read_mod("mask_mod", mask_mod)
-    )
+    heavy, light = options(score_mod, mask_mod), options(alibi, window)
     for rung in LADDER:
         if rung.name in KERNELS:
-            problem = replace(specimen(rung.operation, KERNELS[rung.name], d=128, N=256), score=mods)
-            for n, launch in enumerate(launches_of(rung.name, problem, DEVICES["sm_90"])):
-                if launch.kernel.page == rung.name:
-                    variant = Variant(rung.name, launch.kernel.name, "sm_90", problem, n)
-                    print(launch.kernel.name, *inspect_launch(launch, variant)[1], sep=": ", flush=True)
+            inspect(rung, heavy, "heavy")
+        if rung.name in ("flash3_forward", "flash3_backward"):
+            inspect(rung, light, "light")
+
+
+def options(score_mod, mask_mod):
+    return ScoreOptions(
+        score_mod=read_mod("score_mod", score_mod, differentiated=True), mask_mod=read_mod("mask_mod", mask_mod)
+    )
+
+
+def inspect(rung, mods, weight):
+    problem = replace(specimen(rung.operation, KERNELS[rung.name], d=128, N=256), score=mods)
+    for n, launch in enumerate(launches_of(rung.name, problem, DEVICES["sm_90"])):
+        if launch.kernel.page == rung.name:
+            variant = Variant(rung.name, launch.kernel.name, "sm_90", problem, n)
+            print(weight, launch.kernel.name, *inspect_launch(launch, variant)[1], sep=": ", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """score_mod and mask_mod: what they may contain, what is made of them, and what is said of those that cannot be."""
 
+import ast
 import io
 import math
 import pdb
@@ -15,6 +16,8 @@ from numba import njit
 from numba_flash import flash_attention, flash_attention_backward
 from numba_flash.mods import Mod, Refused, read_mod
 from numba_flash.mods.functions import DERIVATIVES, STEPS
+from numba_flash.mods.mod import ForMachines
+from numba_flash.simulator import SIMULATED
 
 PLACES = [(0, 0, 0, 0), (1, 2, 7, 3), (0, 1, 2, 9)]
 SLOPES = (0.5, 0.25, 0.125)
@@ -203,6 +206,52 @@ def test_functions_and_modules_are_those_of_the_call(monkeypatch):
     assert isinstance(read_mod("score_mod", by_module), Refused)
     monkeypatch.setattr(module, "square", lambda x: -x)
     assert value() == 2
+    factor = 3
+    monkeypatch.setattr(module, "square", lambda x: factor * x)
+    assert value() == 14
+    factor = 4
+    assert value() == 17
+
+
+def test_what_does_nothing_is_none():
+    def told(score, b, h, i, j):
+        """It has a docstring."""
+        return score
+
+    assert read_mod("score_mod", told, differentiated=True) is None
+    assert read_mod("mask_mod", lambda b, h, i, j: True) is None
+    assert isinstance(read_mod("mask_mod", lambda b, h, i, j: False), Mod)
+    assert isinstance(read_mod("score_mod", lambda score, b, h, i, j: b), Mod)
+
+
+def test_light_mods():
+    """One expression, whatever it calls, but no table."""
+
+    def light(function):
+        return read_mod("score_mod", function).light
+
+    def told(score, b, h, i, j):
+        """A docstring weighs nothing."""
+        return math.tanh(score) - near(i, j)
+
+    assert light(told)
+    assert not light(lambda score, b, h, i, j: score * SLOPES[h])
+
+    def two_lines(score, b, h, i, j):
+        score = score * 2
+        return score - i
+
+    assert not light(two_lines)
+
+
+def test_quotients_do_not_branch():
+    """On a GPU an exact division branches, and one by a number is a product."""
+
+    def told(score, b, h, i, j):
+        return score / 20 + score / (1 + j) + score / 1e-40
+
+    text = ast.unparse(ForMachines(True).visit(ast.parse(read_mod("score_mod", told).source())))
+    assert "score * real(0.05) + divide(score, real(whole(1 + j))) + divide(score, real(1e-40))" in text
 
 
 def test_a_function_is_read_once():
@@ -345,6 +394,7 @@ def stopped(score, b, h, i, j):
     return doubled
 
 
+@pytest.mark.skipif(not SIMULATED, reason="kernels are Python in the simulator")
 @pytest.mark.parametrize("kernel", ["flash2", "flash2_mma", "flash3"])
 def test_a_debugger_steps_through_the_users_lines(kernel, monkeypatch):
     screen, script = io.StringIO(), "p 'at', i, j\nn\nn\np 'made', doubled == 2 * score\nc\n"

@@ -102,6 +102,7 @@ def test_float32_to_bfloat16():
         assert np.array_equal(map_scalars(ptx.float32_to_bfloat16, float32(bits), np.uint16), expected)
 
 
+@pytest.mark.skipif(not SIMULATED, reason="runs as Python only in the simulator")
 def test_choose():
     assert [choose(condition, 1.5, -2.0) for condition in (True, False)] == [1.5, -2.0]
 
@@ -118,6 +119,25 @@ def test_ex2_has_no_subnormal_results():
     y = map_scalars(ptx.ex2, below, np.float32)
     assert np.array_equal(y.view(np.uint32), np.zeros(len(below)))
     assert twin(ptx.ex2)(np.float32(-126)) == 2.0**-126
+
+
+def test_reciprocal():
+    x = np.concatenate([np.ldexp(np.linspace(1, 2, 999), n) for n in (-126, -125, -1, 0, 7, 125)]).astype(np.float32)
+    y, exact = map_scalars(ptx.reciprocal, x, np.float32), 1 / x.astype(np.float64)
+    assert (np.abs(y - exact) <= np.spacing(exact.astype(np.float32))).all()
+    edges = np.array([np.inf, -np.inf, 0, -0.0, 1e-40, -1e-40, 3e38, np.nan], np.float32)
+    y = map_scalars(ptx.reciprocal, edges, np.float32)
+    assert np.array_equal(y, [0, 0, np.inf, -np.inf, np.inf, -np.inf, 0, np.nan], equal_nan=True)
+
+
+def test_divide():
+    rng = np.random.default_rng(0)
+    x, y = (np.ldexp(rng.standard_normal(9999), rng.integers(-60, 60, 9999)).astype(np.float32) for _ in range(2))
+    found = [twin(ptx.divide)(*pair) for pair in zip(x, y, strict=True)]
+    exact = x.astype(np.float64) / y
+    assert (np.abs(found - exact) <= 2 * np.spacing(np.abs(exact).astype(np.float32))).all()
+    found = [twin(ptx.divide)(*pair) for pair in ((1, 0), (0, 0), (-1, np.inf), (5, np.nan))]
+    assert np.array_equal(found, [np.inf, np.nan, 0, np.nan], equal_nan=True)
 
 
 def test_ex2_of_what_is_no_number():
