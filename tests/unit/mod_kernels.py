@@ -1,6 +1,6 @@
 """A script, run where numba compiles: kernels with mods, and the rules that they break, one line each.
 
-A heavy pair of mods for every kernel, and a light pair for those that take their largest tiles with it.
+A heavy pair of mods for every kernel, and a light mod for those that take their largest tiles with it.
 """
 
 import math
@@ -36,13 +36,9 @@ def alibi(score, b, h, i, j):
     return score - 0.5 ** (h + 1) * (i - j)
 
 
-def window(b, h, i, j):
-    return i - j <= 256
-
-
 def main():
     """Compile for Hopper."""
-    heavy, light = options(score_mod, mask_mod), options(alibi, window)
+    heavy, light = options(score_mod, mask_mod), options(alibi)
     for rung in LADDER:
         if rung.name in KERNELS:
             inspect(rung, heavy, "heavy")
@@ -50,7 +46,7 @@ def main():
             inspect(rung, light, "light")
 
 
-def options(score_mod, mask_mod):
+def options(score_mod, mask_mod=None):
     return ScoreOptions(
         score_mod=read_mod("score_mod", score_mod, differentiated=True), mask_mod=read_mod("mask_mod", mask_mod)
     )
